@@ -221,6 +221,6 @@ func Veth(t testing.TB, a, b End) {
 		}
 	}
 	for _, e := range []End{a, b} {
-		e.NS.Run(t, "ip", "link", "set", e.Name, "up")
+		e.NS.Run(t, "ip", "link", "set", "dev", e.Name, "up")
 	}
 }
