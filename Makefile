@@ -1,0 +1,48 @@
+# Antiphon. `make sim` shows it working, `make test` proves it.
+
+GO      ?= go
+BIN     := bin
+DAEMONS := antiphon antiphond antiphon-device antiphon-shim
+
+.DEFAULT_GOAL := help
+.PHONY: help build setup sim test check generate generate-check diff fuzz bench clean
+
+help: ## list the targets
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1	\2/p' $(MAKEFILE_LIST) | expand -t 18
+
+build: ## build the four programs into ./bin
+	@mkdir -p $(BIN)
+	CGO_ENABLED=0 $(GO) build -trimpath -o $(BIN)/ $(addprefix ./cmd/,$(DAEMONS))
+
+setup: ## install the tools that tests use (as root; otherwise says what is left out)
+	@sh internal/setup/deps.sh
+
+sim: build setup ## run the demonstration: a routed network, real traffic, compared counters
+	$(BIN)/antiphon sim demo
+
+test: build setup ## run every test; counts skips with their reasons
+	$(GO) run ./internal/testrun -race ./agent,./hostshim,./transport ./...
+
+check: generate-check ## formatting, vet, house rules, generated code
+	@files=$$(gofmt -l .); test -z "$$files" || { echo "gofmt needed: $$files" >&2; exit 1; }
+	$(GO) vet ./...
+	$(GO) test ./internal/archtest
+
+generate: ## write generated code anew (protoc, clang)
+	$(GO) generate ./...
+
+generate-check: ## generated code is what its sources say
+	@sh internal/setup/generate-check.sh
+
+diff: build setup ## the differential lab: kernel, softpipe and refpipe must agree
+	$(GO) test -count=1 -v ./internal/difflab/...
+
+FUZZTIME ?= 20s
+fuzz: ## run every fuzz target for FUZZTIME (default 20s)
+	@sh internal/setup/fuzz.sh $(FUZZTIME)
+
+bench: build ## measure against references in the same run; fails below a floor
+	$(GO) run ./internal/bench
+
+clean: ## remove what make built
+	rm -rf $(BIN)
