@@ -119,7 +119,9 @@ type PortInfo struct {
 	Name string
 }
 
-// Counter is one reading. Values are absolute since the counter's first entry
+// Counter is one reading. An entry counts the packets that were forwarded (for
+// RouteDrop: dropped) through it; trapped packets are not counted on entries.
+// Values are absolute since the counter's first entry
 // was set, and never go back.
 type Counter struct {
 	ID      CounterID

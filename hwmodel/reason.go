@@ -76,6 +76,8 @@ const (
 	ReasonUnmirroredUpper  // an upper netdev takes frames of the port (VLAN, macvlan, MACsec, ...)
 	ReasonUnmirroredUnknown
 
+	ReasonShadowed // a better row of the same prefix is the one in use
+
 	reasonCount
 )
 
@@ -98,6 +100,7 @@ var reasonNames = [ReasonCount]string{
 	"unmirrored-xdp", "unmirrored-xfrm", "unmirrored-ipvs",
 	"unmirrored-mroute", "unmirrored-bridge-nf", "unmirrored-sysctl",
 	"unmirrored-master", "unmirrored-upper", "unmirrored-unknown",
+	"shadowed",
 }
 
 // String returns the stable name.
