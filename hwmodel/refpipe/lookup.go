@@ -1,0 +1,112 @@
+package refpipe
+
+import (
+	"fmt"
+	"net/netip"
+
+	"antiphon/hwmodel"
+)
+
+// resultKind says how a lookup through the rules ended.
+type resultKind uint8
+
+const (
+	resultNone     resultKind = iota // end of the list
+	resultUnset                      // the family has no rules
+	resultRoute                      // a route that is not a throw
+	resultRuleTrap                   // a rule that traps
+	resultRuleDrop                   // a rule that drops
+	resultUnclear                    // a source lookup met a rule with In set
+)
+
+// result is the end of a lookup through the rules.
+type result struct {
+	kind   resultKind
+	reason hwmodel.Reason
+	route  hwmodel.Route
+}
+
+func (r result) verdict() hwmodel.Verdict {
+	if r.kind == resultRuleDrop {
+		return hwmodel.Drop
+	}
+	return hwmodel.Trap
+}
+
+// String is the detail of a trace step.
+func (r result) String() string {
+	if r.kind == resultRoute {
+		return fmt.Sprintf("route %v in table %d", r.route.Prefix, r.route.Table)
+	}
+	return fmt.Sprintf("%v %v", r.verdict(), r.reason)
+}
+
+// lookup is the stage "rules": it looks up dst for a packet from src that came in
+// by an interface. in 0 is a source lookup, to which no ingress is known.
+func (w *walk) lookup(src, dst netip.Addr, in hwmodel.InterfaceID) result {
+	rules, ok := w.tables.rules[w.pkt.family]
+	if !ok {
+		return result{kind: resultUnset, reason: hwmodel.ReasonNotProgrammed}
+	}
+	for _, rule := range rules.List {
+		if rule.In != 0 && in == 0 {
+			return result{kind: resultUnclear, reason: hwmodel.ReasonReversePath}
+		}
+		if !selects(rule, src, dst, in) {
+			continue
+		}
+		switch rule.Action {
+		case hwmodel.RuleNext:
+		case hwmodel.RuleDrop:
+			return result{kind: resultRuleDrop, reason: rule.Reason}
+		case hwmodel.RuleLookup:
+			route, ok := w.tables.longest(rule.Table, dst)
+			if ok && route.Action != hwmodel.RouteThrow && route.Prefix.Bits() > rule.SuppressPrefixLen {
+				return result{kind: resultRoute, route: route}
+			}
+		default:
+			return result{kind: resultRuleTrap, reason: rule.Reason}
+		}
+	}
+	return result{kind: resultNone, reason: hwmodel.ReasonNoRoute}
+}
+
+// selects is fib_rule_match (net/core/fib_rules.c): Not inverts the whole.
+func selects(r hwmodel.Rule, src, dst netip.Addr, in hwmodel.InterfaceID) bool {
+	match := (!r.From.IsValid() || r.From.Contains(src)) &&
+		(!r.To.IsValid() || r.To.Contains(dst)) &&
+		(r.In == 0 || r.In == in)
+	return match != r.Not
+}
+
+// sourcePasses is the stage "rpf" (fib_validate_source, net/ipv4/fib_frontend.c).
+func (w *walk) sourcePasses() bool {
+	mode := w.in.RPFilter
+	if mode == hwmodel.RPOff && !w.in.SourceCheck {
+		return true
+	}
+	found := w.lookup(w.pkt.dst, w.pkt.src, 0)
+	passes := false
+	switch {
+	case found.kind == resultNone:
+		passes = mode == hwmodel.RPOff
+	case found.kind != resultRoute || found.route.Action != hwmodel.RouteForward:
+	case mode == hwmodel.RPStrict:
+		passes = w.leavesBy(found.route.Group, w.in.ID)
+	default:
+		passes = true
+	}
+	w.note("rpf", hwmodel.TableRules, w.pkt.family, fmt.Sprintf("%v: passes %v", found, passes))
+	return passes
+}
+
+// leavesBy says whether some live leg of a group leaves by an interface.
+func (w *walk) leavesBy(group hwmodel.GroupID, by hwmodel.InterfaceID) bool {
+	for _, leg := range w.tables.groups[group].Legs {
+		hop, ok := w.tables.nexthops[leg.NextHop]
+		if ok && !leg.Dead && hop.Trap == hwmodel.ReasonNone && hop.Interface == by {
+			return true
+		}
+	}
+	return false
+}
