@@ -323,6 +323,9 @@ func (r *Resolver) routeFate(k netstate.Key) (Fate, bool) {
 	if row.object != hwmodel.ReasonNone {
 		return trapped(row.object, ""), true
 	}
+	if why := d.objection(); why != hwmodel.ReasonNone {
+		return trapped(why, "another route of the prefix decides by what the device does not see"), true
+	}
 	if i > 0 {
 		return trapped(hwmodel.ReasonShadowed, "a route with a lower metric is in use"), true
 	}
