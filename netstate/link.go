@@ -18,6 +18,8 @@ type Link struct {
 	// Addr is the link-layer address, Broadcast the one for everybody.
 	Addr, Broadcast       HWAddr
 	HasAddr, HasBroadcast bool
+	// PermAddr is what the hardware came with, Len 0 if it has none.
+	PermAddr HWAddr
 	// Master is the index of the bridge, VRF or bond it belongs to, 0 if none.
 	Master uint32
 	// Parent is IFLA_LINK: the interface below, 0 with HasParent for none
@@ -85,6 +87,8 @@ func (d *Link) Decode(raw []byte) error {
 			d.Addr, d.HasAddr = it.hwaddr(), true
 		case unix.IFLA_BROADCAST:
 			d.Broadcast, d.HasBroadcast = it.hwaddr(), true
+		case unix.IFLA_PERM_ADDRESS:
+			d.PermAddr = it.hwaddr()
 		case unix.IFLA_MASTER:
 			d.Master = it.u32()
 		case unix.IFLA_LINK:

@@ -63,7 +63,7 @@ type Rule struct {
 	Flowlabel      uint32
 	FlowlabelMask  uint32
 	Mark, MarkMask uint32
-	// HasMark says FRA_FWMARK or FRA_FWMASK was there.
+	// HasMark says FRA_FWMARK or FRA_FWMASK was there; without mask it is all ones.
 	HasMark bool
 	IPProto uint8
 	Sport   PortRange
@@ -89,7 +89,7 @@ func (d *Rule) Invert() bool { return d.Flags&RuleInvert != 0 }
 
 // Decode reads an RTM_NEWRULE or RTM_DELRULE message of IPv4 or IPv6.
 func (d *Rule) Decode(raw []byte) error {
-	*d = Rule{SuppressPrefixLen: -1, SuppressIfGroup: -1, DSCPMask: 0x3f}
+	*d = Rule{SuppressPrefixLen: -1, SuppressIfGroup: -1, DSCPMask: 0x3f, MarkMask: ^uint32(0)}
 	_, head, it, err := body(raw, unix.RTM_NEWRULE, unix.RTM_DELRULE, unix.SizeofRtMsg, "rule")
 	if err != nil {
 		return err
