@@ -73,6 +73,8 @@ type Stats struct {
 	Sweeps           uint64 // verified dumps that removed at least one row
 	Swept            uint64 // rows removed so
 	Overruns         uint64
+	// Stranded counts dumps asked for only because suspects were left over: our bug.
+	Stranded uint64
 	// Ignored counts messages that are no rows: other families, neighbour noise.
 	Ignored uint64
 }
