@@ -19,50 +19,40 @@ type Attachment struct {
 // Attach asks the owner of the ports at a unix socket for them. The endpoints
 // are ready to use. One device at a time can be attached.
 func Attach(ctx context.Context, path string) (*Attachment, error) {
-	a, err := attach(ctx, path)
+	conn, err := dial(ctx, path)
 	if err != nil {
+		return nil, fmt.Errorf("attach to ports at %s: %w", path, err)
+	}
+	a := &Attachment{conn: conn}
+	if err := a.receiveAll(ctx); err != nil {
+		a.Close()
 		return nil, fmt.Errorf("attach to ports at %s: %w", path, err)
 	}
 	return a, nil
 }
 
-func attach(ctx context.Context, path string) (a *Attachment, err error) {
-	conn, err := dial(ctx, path)
-	if err != nil {
-		return nil, err
-	}
-	a = &Attachment{conn: conn}
-	defer func() {
-		if err != nil {
-			a.Close()
-		}
-	}()
-	stop := context.AfterFunc(ctx, func() { conn.SetDeadline(time.Unix(0, 1)) })
+// receiveAll asks for the ports and takes them.
+func (a *Attachment) receiveAll(ctx context.Context) error {
+	stop := context.AfterFunc(ctx, func() { a.conn.SetDeadline(time.Unix(0, 1)) })
 	defer stop()
-	if err := send(conn, request{Op: opAttach}); err != nil {
-		return nil, err
+	err := send(a.conn, request{Op: opAttach})
+	for more := true; more && err == nil; {
+		more, err = a.receivePorts()
 	}
-	for more := true; more; {
-		var r reply
-		if r, err = a.receivePorts(); err != nil {
-			if ctx.Err() != nil {
-				err = ctx.Err()
-			}
-			return nil, err
-		}
-		more = r.More
+	switch {
+	case ctx.Err() != nil:
+		return ctx.Err()
+	case err == nil && len(a.Ports) == 0:
+		return errors.New("it has no ports")
 	}
-	if len(a.Ports) == 0 {
-		return nil, errors.New("it has no ports")
-	}
-	return a, nil
+	return err
 }
 
-// receivePorts takes one datagram of ports.
-func (a *Attachment) receivePorts() (reply, error) {
+// receivePorts takes one datagram of ports; more follow if it says so.
+func (a *Attachment) receivePorts() (more bool, err error) {
 	data, descriptors, err := receive(a.conn)
 	if err != nil {
-		return reply{}, err
+		return false, err
 	}
 	r, err := decodeReply(data, len(descriptors))
 	switch {
@@ -76,23 +66,23 @@ func (a *Attachment) receivePorts() (reply, error) {
 	}
 	if err != nil {
 		closeAll(descriptors)
-		return reply{}, err
+		return false, err
 	}
 	for i, p := range r.Ports {
 		wire, err := NewFile(descriptors[2*i], p.Name+" wire side")
 		if err != nil {
 			closeAll(descriptors[2*i+1:])
-			return reply{}, err
+			return false, err
 		}
 		host, err := NewFile(descriptors[2*i+1], p.Name+" host side")
 		if err != nil {
 			wire.Close()
 			closeAll(descriptors[2*i+2:])
-			return reply{}, err
+			return false, err
 		}
 		a.Ports = append(a.Ports, Port{ID: p.ID, Name: p.Name, Wire: wire, Host: host})
 	}
-	return r, nil
+	return r.More, nil
 }
 
 // Wait blocks until the owner of the ports closes the connection, which is an

@@ -110,10 +110,18 @@ func checkDescriptor(fd int) (packet bool, err error) {
 // Receive implements Endpoint.
 func (f *File) Receive(frames [][]byte) (int, error) {
 	f.frames, f.got, f.err = frames[:min(len(frames), hwmodel.VectorSize)], 0, nil
-	if err := f.conn.Read(f.fill); err != nil {
+	err := f.conn.Read(f.fill)
+	switch {
+	case err == nil:
+		return f.got, f.err
+	case errors.Is(err, os.ErrDeadlineExceeded), errors.Is(err, os.ErrClosed):
 		return 0, err
+	case f.fillFrames(0):
+		// The runtime does not wait on a descriptor that polls as nothing but
+		// an error; reading says which.
+		return f.got, f.err
 	}
-	return f.got, f.err
+	return 0, fmt.Errorf("%s: wait: %w", f.name, err)
 }
 
 // fillFrames reads until the vector is full or the queue is empty. False means
