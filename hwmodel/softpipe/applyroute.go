@@ -1,0 +1,155 @@
+package softpipe
+
+import (
+	"net/netip"
+
+	"antiphon/hwmodel"
+)
+
+// wellFormed reports whether a prefix can be a key.
+func wellFormed(p netip.Prefix) bool {
+	return p.IsValid() && p == p.Masked()
+}
+
+func (c *change) setRoute(r *hwmodel.Route) hwmodel.Reason {
+	switch {
+	case r.Table == 0 || !wellFormed(r.Prefix):
+		return hwmodel.ReasonMalformed
+	case r.Action > hwmodel.RouteThrow:
+		return hwmodel.ReasonNotForwardable
+	case r.Action == hwmodel.RouteForward && r.Group == 0:
+		return hwmodel.ReasonMalformed
+	}
+	tab := c.lpm[r.Table]
+	var slot uint32
+	if tab != nil {
+		slot = tab.get(r.Prefix)
+	}
+	if slot == 0 {
+		if c.full(hwmodel.TableRoute) {
+			return hwmodel.ReasonTableFull
+		}
+		if tab == nil {
+			tab = c.table(r.Table)
+		}
+		slot = c.newRoute()
+		c.route[slot].bits = uint8(r.Prefix.Bits())
+		tab.insert(r.Prefix, slot)
+		c.present[hwmodel.TableRoute]++
+	}
+	to := c.groups.take(r.Group)
+	row(&c.group, to)
+	row(&c.legs, to)
+	rt := &c.route[slot]
+	c.groups.release(rt.group)
+	rt.action, rt.reason, rt.group, rt.mtu = r.Action, r.Reason, to, r.MTU
+	c.recount(&rt.counter, r.Counter)
+	return hwmodel.ReasonNone
+}
+
+func (c *change) removeRoute(k hwmodel.RouteKey) {
+	tab := c.lpm[k.Table]
+	if tab == nil || !wellFormed(k.Prefix) {
+		return
+	}
+	slot := tab.get(k.Prefix)
+	if slot == 0 {
+		return
+	}
+	tab.remove(k.Prefix)
+	rt := &c.route[slot]
+	c.groups.release(rt.group)
+	c.recount(&rt.counter, 0)
+	*rt = route{}
+	c.freeRoute = append(c.freeRoute, slot)
+	c.present[hwmodel.TableRoute]--
+	c.tidy(k.Table, tab)
+}
+
+func (c *change) newRoute() uint32 {
+	if n := len(c.freeRoute); n > 0 {
+		slot := c.freeRoute[n-1]
+		c.freeRoute = c.freeRoute[:n-1]
+		return slot
+	}
+	c.route = append(c.route, route{})
+	return uint32(len(c.route) - 1)
+}
+
+// table returns a table, making it.
+func (t *tables) table(id hwmodel.TableID) *table {
+	tab := t.lpm[id]
+	if tab == nil {
+		tab = &table{v4: newLPM4()}
+		t.lpm[id] = tab
+	}
+	return tab
+}
+
+// tidy lets a table go that holds nothing and that no rule names.
+func (t *tables) tidy(id hwmodel.TableID, tab *table) {
+	if tab.rules == 0 && tab.len() == 0 {
+		delete(t.lpm, id)
+	}
+}
+
+func (c *change) setRules(s *hwmodel.Rules) hwmodel.Reason {
+	if s.Family != hwmodel.IPv4 && s.Family != hwmodel.IPv6 {
+		return hwmodel.ReasonMalformed
+	}
+	if len(s.List) > int(min(c.sizes[hwmodel.TableRules], 1<<16-1)) { // packet.rule
+		return hwmodel.ReasonTableFull
+	}
+	for i := range s.List {
+		if r := checkRule(s.Family, &s.List[i]); r != hwmodel.ReasonNone {
+			return r
+		}
+	}
+	set := &ruleset{set: append([]hwmodel.Rule{}, s.List...)}
+	for i := range s.List {
+		set.list = append(set.list, c.resolveRule(&s.List[i]))
+	}
+	c.removeRules(s.Family)
+	c.rules[fam(s.Family)] = set
+	return hwmodel.ReasonNone
+}
+
+func checkRule(f hwmodel.Family, r *hwmodel.Rule) hwmodel.Reason {
+	for _, p := range []netip.Prefix{r.From, r.To} {
+		if p != (netip.Prefix{}) && (!p.IsValid() || p.Addr().Is4() != (f == hwmodel.IPv4)) {
+			return hwmodel.ReasonRuleSelector
+		}
+	}
+	if r.Action > hwmodel.RuleNext || r.Action == hwmodel.RuleLookup && r.Table == 0 {
+		return hwmodel.ReasonRuleAction
+	}
+	return hwmodel.ReasonNone
+}
+
+func (c *change) resolveRule(r *hwmodel.Rule) rule {
+	n := rule{
+		from: matchOf(r.From), to: matchOf(r.To), in: c.takeInterface(r.In), not: r.Not,
+		action: r.Action, reason: r.Reason, suppress: r.SuppressPrefixLen,
+	}
+	n.anyone = !r.Not && r.In == 0 && n.from.mask == addr{} && n.to.mask == addr{}
+	if r.Action == hwmodel.RuleLookup {
+		n.table = c.table(r.Table)
+		n.table.rules++
+	}
+	return n
+}
+
+func (c *change) removeRules(f hwmodel.Family) {
+	set := c.rules[fam(f)]
+	if set == nil || f != hwmodel.IPv4 && f != hwmodel.IPv6 {
+		return
+	}
+	c.rules[fam(f)] = nil
+	for i := range set.list {
+		c.ifaces.release(set.list[i].in)
+		if tab := set.list[i].table; tab != nil {
+			tab.rules--
+			c.tidy(set.set[i].Table, tab)
+		}
+	}
+}

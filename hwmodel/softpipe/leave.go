@@ -1,0 +1,141 @@
+package softpipe
+
+import (
+	"encoding/binary"
+
+	"antiphon/hwmodel"
+)
+
+// leave does the stages group to redirect.
+func (w *worker) leave(f int) {
+	t, live := w.t, &w.live[f]
+	n := 0
+	for _, i := range live.each() {
+		p := &w.pkt[i]
+		g := &t.group[p.group]
+		p.hop = g.hop
+		if g.live != 1 && !w.choose(i, f, g) {
+			continue
+		}
+		h := &t.hop[p.hop]
+		if !h.present {
+			w.trap(i, stageNextHop, hwmodel.ReasonNextHopDead)
+			continue
+		}
+		if h.trap != hwmodel.ReasonNone {
+			w.trap(i, stageNextHop, h.trap)
+			continue
+		}
+		p.out, p.neigh = h.iface, h.neigh
+		out := &t.iface[p.out]
+		switch mtu := t.route[p.route].mtu; {
+		case !out.present:
+			w.trap(i, stageEgress, hwmodel.ReasonNoInterface)
+			continue
+		case out.out[f] != hwmodel.ReasonNone:
+			w.trap(i, stageEgress, out.out[f])
+			continue
+		case p.ipLen > out.mtu || mtu != 0 && p.ipLen > mtu:
+			w.trap(i, stageMTU, hwmodel.ReasonTooBig)
+			continue
+		case p.out == p.in && (f == 1 || out.redirectTrap):
+			w.trap(i, stageRedirect, hwmodel.ReasonRedirectDue)
+			continue
+		}
+		live.at[n&0xff] = i
+		n++
+	}
+	live.n = n
+}
+
+// choose picks the leg of a group that has none or several live ones.
+func (w *worker) choose(i uint8, f int, g *group) bool {
+	if g.live == 0 {
+		w.trap(i, stageGroup, hwmodel.ReasonNextHopDead)
+		return false
+	}
+	p := &w.pkt[i]
+	hash, ok := w.t.hash.flow(f, p, w.v.Frame[i][ethLen:][:p.ipLen])
+	if !ok {
+		w.trap(i, stageGroup, hwmodel.ReasonMultipathPolicy)
+		return false
+	}
+	for k := range g.legs {
+		if hash <= g.legs[k].bound {
+			p.hop = g.legs[k].hop
+			return true
+		}
+	}
+	panic("softpipe: hash above the last leg's bound") // which is 1<<31 - 1
+}
+
+// neighbors does the stage neighbor.
+func (w *worker) neighbors(f int) {
+	t, live := w.t, &w.live[f]
+	n := 0
+	for _, i := range live.each() {
+		p := &w.pkt[i]
+		if p.neigh == 0 {
+			p.neigh = t.onlink(f, p.out, p.dst)
+		}
+		if !t.neigh[p.neigh].present {
+			w.trap(i, stageNeighbor, hwmodel.ReasonNeighborUnresolved)
+			continue
+		}
+		live.at[n&0xff] = i
+		n++
+	}
+	live.n = n
+}
+
+// onlink returns the slot of the neighbour with this address, 0 if unresolved.
+func (t *tables) onlink(f int, iface uint32, a addr) uint32 {
+	if f == 0 {
+		return t.onlink4[uint64(iface)<<32|a.lo]
+	}
+	k := onlink6{iface: iface}
+	binary.BigEndian.PutUint64(k.addr[:8], a.hi)
+	binary.BigEndian.PutUint64(k.addr[8:], a.lo)
+	return t.onlink6[k]
+}
+
+// rewrite4 does the stage rewrite for IPv4.
+func (w *worker) rewrite4() {
+	for _, i := range w.live[0].each() {
+		f := w.addressed(i)
+		// TTL - 1, and the checksum with it as ip_decrease_ttl does
+		// (include/net/ip.h; RFC 1624): never 0xffff.
+		sum := uint32(binary.BigEndian.Uint16(f[ethLen+10:])) + 0x100
+		if sum >= 0xffff {
+			sum++
+		}
+		f[ethLen+8]--
+		binary.BigEndian.PutUint16(f[ethLen+10:], uint16(sum))
+	}
+}
+
+// rewrite6 does the stage rewrite for IPv6.
+func (w *worker) rewrite6() {
+	for _, i := range w.live[1].each() {
+		w.addressed(i)[ethLen+7]--
+	}
+}
+
+// addressed makes a packet Forward, cuts its frame to the IP length, and writes
+// the link-layer addresses. It returns the frame, at least 34 bytes.
+func (w *worker) addressed(i uint8) []byte {
+	p, v := &w.pkt[i], w.v
+	out := &w.t.iface[p.out]
+	v.Verdict[i], v.Out[i] = hwmodel.Forward, out.port
+	p.stage = stageRewrite
+	f := v.Frame[i]
+	if n := ethLen + int(p.ipLen); n < len(f) {
+		f = f[:n]
+		v.Frame[i] = f
+	}
+	_ = f[ethLen+ip4Len-1]
+	dst := w.t.neigh[p.neigh].mac
+	binary.LittleEndian.PutUint64(f, dst|out.mac<<48)
+	binary.LittleEndian.PutUint32(f[8:], uint32(out.mac>>16))
+	return f
+}

@@ -1,0 +1,213 @@
+package softpipe
+
+// An entry of an lpm4: 0 is nothing, with the top bit set the number of a block,
+// else a route: its prefix length and its slot.
+const (
+	blockBit  = 1 << 31
+	slotBits  = 25
+	slotMask  = 1<<slotBits - 1
+	maxRoutes = slotMask
+	blockSize = 256
+)
+
+func leaf(bits uint8, slot uint32) uint32 { return uint32(bits)<<slotBits | slot }
+
+func leafBits(e uint32) uint8 { return uint8(e >> slotBits & 63) }
+
+// Numbers of prefixes from which a table's root grows. A root of 8 bits costs
+// 1 KiB, of 16 bits 256 KiB, of 24 bits (DIR-24-8) 64 MiB; a hundred VRFs fit.
+const (
+	grow16 = 512
+	grow24 = 1 << 16
+)
+
+// lpm4 is a longest-prefix-match table of IPv4 prefixes: a root indexed by the
+// first 8, 16 or 24 bits, blocks of 256 entries for each 8 bits more. Prefixes
+// longer than an array's bits live in its blocks; shorter ones are painted over
+// all they cover unless something longer is there.
+//
+// Prefixes shorter than /8 would paint millions of entries: they live in short,
+// by first byte, where a lookup that finds nothing looks last.
+type lpm4 struct {
+	shift  uint8 // 32 - bits of the root
+	root   []uint32
+	blocks []uint32
+	free   []uint32 // blocks nobody points to
+	short  [256]uint32
+
+	slot    map[uint64]uint32 // route slot by key4
+	lengths [33]int           // prefixes by length
+}
+
+// key4 identifies a prefix.
+func key4(addr uint32, bits uint8) uint64 { return uint64(addr)<<6 | uint64(bits) }
+
+func unkey4(k uint64) (addr uint32, bits uint8) { return uint32(k >> 6), uint8(k & 63) }
+
+func newLPM4() *lpm4 {
+	return &lpm4{shift: 24, root: make([]uint32, 1<<8), slot: map[uint64]uint32{}}
+}
+
+// lookup returns the slot of the longest prefix that holds a, 0 if none does.
+func (t *lpm4) lookup(a uint32) uint32 {
+	s := t.shift & 31
+	e := t.root[a>>s]
+	for e&blockBit != 0 {
+		s -= 8
+		e = t.blocks[(e&^blockBit)<<8|a>>(s&31)&0xff]
+	}
+	if e == 0 {
+		e = t.short[a>>24]
+	}
+	return e & slotMask
+}
+
+// len returns the number of prefixes.
+func (t *lpm4) len() int { return len(t.slot) }
+
+// get returns the slot of exactly this prefix, 0 if it is not there.
+func (t *lpm4) get(addr uint32, bits uint8) uint32 { return t.slot[key4(addr, bits)] }
+
+// insert adds a prefix that is not there. Bits of addr beyond the length are 0.
+func (t *lpm4) insert(addr uint32, bits uint8, slot uint32) {
+	t.slot[key4(addr, bits)] = slot
+	t.lengths[bits]++
+	switch n := len(t.slot); {
+	case n > grow24 && t.shift > 8:
+		t.rebuild(8)
+	case n > grow16 && t.shift > 16:
+		t.rebuild(16)
+	default:
+		t.set(addr, bits, 0, leaf(bits, slot))
+	}
+}
+
+// remove takes a prefix that is there out, and gives its memory back.
+func (t *lpm4) remove(addr uint32, bits uint8) {
+	delete(t.slot, key4(addr, bits))
+	t.lengths[bits]--
+	// The root shrinks at a quarter of what it grew at, so that it does not
+	// flap, and when the table is empty.
+	switch n := len(t.slot); {
+	case n < grow24/4 && t.shift < 16:
+		t.rebuild(16)
+	case n < grow16/4 && t.shift < 24:
+		t.rebuild(24)
+	default:
+		t.set(addr, bits, bits, t.cover(addr, bits))
+	}
+}
+
+// cover returns the entry that shows where a prefix of this length is removed.
+func (t *lpm4) cover(addr uint32, bits uint8) uint32 {
+	low := 8
+	switch {
+	case bits == 8: // what is shorter shows by itself: see short
+		return 0
+	case bits < 8:
+		low = 0
+	}
+	for b := int(bits) - 1; b >= low; b-- {
+		if t.lengths[b] == 0 {
+			continue
+		}
+		if slot := t.slot[key4(addr&mask4(uint8(b)), uint8(b))]; slot != 0 {
+			return leaf(uint8(b), slot)
+		}
+	}
+	return 0
+}
+
+func mask4(bits uint8) uint32 { return uint32(^uint64(0) << (32 - bits)) }
+
+// set paints e over every entry of the prefix whose own length is from..bits.
+func (t *lpm4) set(addr uint32, bits, from uint8, e uint32) {
+	if bits < 8 {
+		t.paint(t.short[addr>>24:][:1<<(8-bits)], from, bits, e)
+		return
+	}
+	// path holds the entries that point to the blocks on the way: -1-i is
+	// root[i], i is blocks[i].
+	var path [3]int
+	depth := 0
+	at, width := -1-int(addr>>t.shift), 32-t.shift
+	for ; bits > width; depth++ {
+		path[depth] = at
+		if *t.at(at)&blockBit == 0 {
+			b := t.newBlock(*t.at(at)) // may move blocks: take addresses after it
+			*t.at(at) = blockBit | b
+		}
+		width += 8
+		at = int(*t.at(at)&^blockBit)<<8 | int(addr>>(32-width)&0xff)
+	}
+	n := 1 << (width - bits)
+	if at < 0 {
+		t.paint(t.root[-1-at:][:n], from, bits, e)
+	} else {
+		t.paint(t.blocks[at:][:n], from, bits, e)
+	}
+	for depth--; depth >= 0 && t.fold(path[depth]); depth-- {
+	}
+}
+
+func (t *lpm4) at(i int) *uint32 {
+	if i < 0 {
+		return &t.root[-1-i]
+	}
+	return &t.blocks[i]
+}
+
+func (t *lpm4) paint(entries []uint32, from, to uint8, e uint32) {
+	for i, old := range entries {
+		if old&blockBit != 0 {
+			t.paint(t.blocks[(old&^blockBit)<<8:][:blockSize], from, to, e)
+		} else if b := leafBits(old); from <= b && b <= to {
+			entries[i] = e
+		}
+	}
+}
+
+// newBlock returns a block that says e everywhere.
+func (t *lpm4) newBlock(e uint32) uint32 {
+	var b uint32
+	if n := len(t.free); n > 0 {
+		b, t.free = t.free[n-1], t.free[:n-1]
+	} else {
+		b = uint32(len(t.blocks) >> 8)
+		t.blocks = append(t.blocks, make([]uint32, blockSize)...)
+	}
+	block := t.blocks[b<<8:][:blockSize]
+	for i := range block {
+		block[i] = e
+	}
+	return b
+}
+
+// fold frees the block that an entry points to if it says the same everywhere,
+// which it does when it holds no prefix of its own. No lookup runs meanwhile
+// (Apply has the lock), so the block can be used again at once.
+func (t *lpm4) fold(at int) bool {
+	e := t.at(at)
+	b := *e &^ blockBit
+	block := t.blocks[b<<8:][:blockSize]
+	for _, x := range block {
+		if x != block[0] || x&blockBit != 0 {
+			return false
+		}
+	}
+	*e = block[0]
+	t.free = append(t.free, b)
+	return true
+}
+
+// rebuild makes the table anew with another root.
+func (t *lpm4) rebuild(shift uint8) {
+	t.shift = shift
+	t.root = make([]uint32, 1<<(32-shift))
+	t.blocks, t.free = nil, nil
+	t.short = [256]uint32{}
+	for k, slot := range t.slot {
+		addr, bits := unkey4(k)
+		t.set(addr, bits, 0, leaf(bits, slot))
+	}
+}

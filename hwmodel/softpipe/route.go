@@ -1,0 +1,173 @@
+package softpipe
+
+import (
+	"encoding/binary"
+	"net/netip"
+
+	"antiphon/hwmodel"
+)
+
+// routes does the stages rules and route: rule by rule over all packets that have
+// no result yet, so that one table at a time is hot and its lookups overlap.
+func (w *worker) routes(f int) {
+	live := &w.live[f]
+	set := w.t.rules[f]
+	if set == nil {
+		for _, i := range live.each() {
+			w.trap(i, stageRules, hwmodel.ReasonNotProgrammed)
+		}
+		live.n = 0
+		return
+	}
+	w.pending = *live
+	live.n = 0
+	for n := range set.list {
+		if w.pending.n == 0 {
+			return
+		}
+		r := &set.list[n]
+		w.match(r)
+		switch r.action {
+		case hwmodel.RuleLookup:
+			w.lookup(f, r, uint16(n))
+		case hwmodel.RuleNext:
+			for _, i := range w.matched.each() {
+				w.pending.add(i)
+			}
+		case hwmodel.RuleDrop:
+			for _, i := range w.matched.each() {
+				w.pkt[i].rule = uint16(n)
+				w.drop(i, stageRules, r.reason, 0)
+			}
+		default:
+			for _, i := range w.matched.each() {
+				w.pkt[i].rule = uint16(n)
+				w.trap(i, stageRules, r.reason)
+			}
+		}
+	}
+	for _, i := range w.pending.each() {
+		w.pkt[i].rule = uint16(len(set.list))
+		w.trap(i, stageRules, hwmodel.ReasonNoRoute)
+	}
+}
+
+// match moves the pending packets that a rule matches to matched.
+func (w *worker) match(r *rule) {
+	if r.anyone {
+		w.matched = w.pending
+		w.pending.n = 0
+		return
+	}
+	pending := w.pending.each()
+	w.pending.n, w.matched.n = 0, 0
+	for _, i := range pending {
+		if p := &w.pkt[i]; r.matches(p.src, p.dst, p.in) {
+			w.matched.add(i)
+		} else {
+			w.pending.add(i)
+		}
+	}
+}
+
+// lookup performs a RuleLookup on the matched packets: results go on, traps and
+// drops end, and what found nothing pends again.
+func (w *worker) lookup(f int, r *rule, n uint16) {
+	t := w.t
+	matched := w.matched.each()
+	if f == 0 {
+		lpm := r.table.v4
+		for _, i := range matched {
+			w.result[i] = lpm.lookup(uint32(w.pkt[i].dst.lo))
+		}
+	} else {
+		for _, i := range matched {
+			w.result[i], _ = r.table.v6.Lookup(netip6(w.pkt[i].dst))
+		}
+	}
+	live := &w.live[f]
+	for _, i := range matched {
+		slot := w.result[i]
+		rt := &t.route[slot]
+		if slot == 0 || rt.action == hwmodel.RouteThrow || int(rt.bits) <= r.suppress {
+			w.pending.add(i)
+			continue
+		}
+		p := &w.pkt[i]
+		p.rule, p.route, p.group = n, slot, rt.group
+		switch rt.action {
+		case hwmodel.RouteForward:
+			live.add(i)
+		case hwmodel.RouteDrop:
+			w.drop(i, stageRoute, rt.reason, rt.counter)
+		default:
+			w.trap(i, stageRoute, rt.reason)
+		}
+	}
+}
+
+func netip6(a addr) netip.Addr {
+	var b [16]byte
+	binary.BigEndian.PutUint64(b[:8], a.hi)
+	binary.BigEndian.PutUint64(b[8:], a.lo)
+	return netip.AddrFrom16(b)
+}
+
+// reverse does the stage rpf: the IPv4 reverse path filter
+// (net/ipv4/fib_frontend.c __fib_validate_source).
+func (w *worker) reverse() {
+	t, live := w.t, &w.live[0]
+	n := 0
+	for _, i := range live.each() {
+		p := &w.pkt[i]
+		in := &t.iface[p.in]
+		if (in.rp != hwmodel.RPOff || in.sourceCheck) && !t.sourceFits(p, in) {
+			w.trap(i, stageRPF, hwmodel.ReasonReversePath)
+			continue
+		}
+		live.at[n&0xff] = i
+		n++
+	}
+	live.n = n
+}
+
+// sourceFits reports whether a packet may have come in where it did.
+func (t *tables) sourceFits(p *packet, in *iface) bool {
+	for n := range t.rules[0].list {
+		r := &t.rules[0].list[n]
+		if r.in != 0 {
+			return false
+		}
+		if !r.matches(p.dst, p.src, 0) || r.action == hwmodel.RuleNext {
+			continue
+		}
+		if r.action != hwmodel.RuleLookup {
+			return false
+		}
+		slot := r.table.v4.lookup(uint32(p.src.lo))
+		rt := &t.route[slot]
+		if slot == 0 || rt.action == hwmodel.RouteThrow || int(rt.bits) <= r.suppress {
+			continue
+		}
+		return rt.action == hwmodel.RouteForward && (in.rp != hwmodel.RPStrict || t.leavesBy(rt.group, p.in))
+	}
+	return in.rp == hwmodel.RPOff
+}
+
+// leavesBy reports whether some live leg of a group leaves by an interface.
+func (t *tables) leavesBy(slot, iface uint32) bool {
+	g := &t.group[slot]
+	if g.live == 1 {
+		return t.hop[g.hop].leavesBy(iface)
+	}
+	for _, l := range g.legs {
+		if t.hop[l.hop].leavesBy(iface) {
+			return true
+		}
+	}
+	return false
+}
+
+func (h *hop) leavesBy(iface uint32) bool {
+	return h.present && h.trap == hwmodel.ReasonNone && h.iface == iface
+}

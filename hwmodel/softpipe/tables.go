@@ -1,0 +1,294 @@
+package softpipe
+
+import (
+	"encoding/binary"
+	"net/netip"
+
+	"antiphon/hwmodel"
+
+	"github.com/gaissmai/bart"
+)
+
+// tables is everything a packet looks at. Rows are indexed by slot; row 0 is
+// always empty.
+type tables struct {
+	programmed bool // settings are there
+	settings   hwmodel.Settings
+	trap       [2]hwmodel.Reason // by family index
+	hash       hasher
+
+	// portIface is the interface slot by port, 0 if none. It reaches to the
+	// highest declared port.
+	portIface []uint32
+	declared  []bool
+	reverse   bool // some interface wants sources looked up
+
+	ifaces slots[hwmodel.InterfaceID]
+	iface  []iface
+	neighs slots[hwmodel.NeighborKey]
+	neigh  []neigh
+	hops   slots[hwmodel.NextHopID]
+	hop    []hop
+	groups slots[hwmodel.GroupID]
+	group  []group
+	legs   [][]hwmodel.Leg // by group slot, as set
+
+	counters slots[hwmodel.CounterID]
+
+	// present counts the entries of each table.
+	present [hwmodel.TableCount]uint32
+
+	// onlink finds the neighbour slot of a packet's own destination.
+	onlink4 map[uint64]uint32 // interface slot << 32 | address
+	onlink6 map[onlink6]uint32
+
+	lpm       map[hwmodel.TableID]*table
+	route     []route
+	freeRoute []uint32
+
+	rules [2]*ruleset // by family index; nil if not programmed
+
+	own      map[netip.Addr]struct{}
+	ownSet   addrSet // the IPv4 ones, unless dirty
+	ownDirty bool
+}
+
+// fam is the index of a family in arrays of two.
+func fam(f hwmodel.Family) int {
+	if f == hwmodel.IPv6 {
+		return 1
+	}
+	return 0
+}
+
+func newTables(ports []hwmodel.PortInfo) tables {
+	t := tables{
+		ifaces: newSlots[hwmodel.InterfaceID](), neighs: newSlots[hwmodel.NeighborKey](),
+		hops: newSlots[hwmodel.NextHopID](), groups: newSlots[hwmodel.GroupID](),
+		counters: newSlots[hwmodel.CounterID](),
+		iface:    make([]iface, 1), neigh: make([]neigh, 1), hop: make([]hop, 1), group: make([]group, 1),
+		legs: make([][]hwmodel.Leg, 1), route: make([]route, 1),
+		onlink4: map[uint64]uint32{}, onlink6: map[onlink6]uint32{},
+		lpm: map[hwmodel.TableID]*table{}, own: map[netip.Addr]struct{}{},
+	}
+	for _, p := range ports {
+		if n := int(p.ID) + 1 - len(t.portIface); n > 0 {
+			t.portIface = append(t.portIface, make([]uint32, n)...)
+			t.declared = append(t.declared, make([]bool, n)...)
+		}
+		t.declared[p.ID] = p.ID != 0
+	}
+	return t
+}
+
+// iface is the row of a router interface.
+type iface struct {
+	mac     uint64 // see macBits
+	mtu     uint32
+	port    hwmodel.PortID
+	present bool
+	in, out [2]hwmodel.Reason // by family index
+	rp      hwmodel.RPMode
+
+	acceptLocal, sourceCheck, redirectTrap bool
+}
+
+// neigh is the row of a neighbour. Its key is the slot's.
+type neigh struct {
+	mac     uint64
+	counter uint32
+	iface   uint32
+	present bool
+}
+
+// hop is the row of a next hop.
+type hop struct {
+	iface   uint32
+	neigh   uint32 // 0: the packet's own destination
+	trap    hwmodel.Reason
+	present bool
+}
+
+// group is the row of a group.
+type group struct {
+	hop     uint32 // the only live leg's, if there is one
+	live    uint32 // number of live legs
+	counter uint32
+	present bool
+	legs    []leg // live ones, if several
+}
+
+// leg is a live leg: it takes the flows whose hash is up to bound and above its
+// predecessor's.
+type leg struct {
+	bound uint32
+	hop   uint32
+}
+
+// route is the row of a route: 16 bytes, four to a cache line.
+type route struct {
+	action  hwmodel.RouteAction
+	reason  hwmodel.Reason
+	bits    uint8
+	group   uint32
+	mtu     uint32
+	counter uint32
+}
+
+// table is one routing table. It lives while it holds routes or a rule names it.
+type table struct {
+	v4    *lpm4
+	v6    bart.Table[uint32] // route slots
+	rules int                // rules that name it
+}
+
+func (t *table) len() int { return t.v4.len() + t.v6.Size6() }
+
+// get returns the slot of exactly this prefix, 0 if it is not there.
+func (t *table) get(p netip.Prefix) uint32 {
+	if p.Addr().Is4() {
+		return t.v4.get(addr4(p.Addr()), uint8(p.Bits()))
+	}
+	slot, _ := t.v6.Get(p)
+	return slot
+}
+
+func (t *table) insert(p netip.Prefix, slot uint32) {
+	if p.Addr().Is4() {
+		t.v4.insert(addr4(p.Addr()), uint8(p.Bits()), slot)
+	} else {
+		t.v6.Insert(p, slot)
+	}
+}
+
+func (t *table) remove(p netip.Prefix) {
+	if p.Addr().Is4() {
+		t.v4.remove(addr4(p.Addr()), uint8(p.Bits()))
+	} else {
+		t.v6.Delete(p)
+	}
+}
+
+type onlink6 struct {
+	addr  [16]byte
+	iface uint32
+}
+
+// ruleset is a family's rules: as set, and as packets need them.
+type ruleset struct {
+	set  []hwmodel.Rule
+	list []rule
+}
+
+// rule is a rule with everything resolved.
+type rule struct {
+	from, to match
+	in       uint32 // interface slot; 0: any
+	anyone   bool   // matches every packet
+	not      bool
+	action   hwmodel.RuleAction
+	reason   hwmodel.Reason
+	suppress int // results with this many bits or fewer are none; -1: off
+	table    *table
+}
+
+// addr is an address as two words; IPv4 addresses are in lo, hi is 0.
+type addr struct{ hi, lo uint64 }
+
+// match is a prefix: want under mask.
+type match struct{ want, mask addr }
+
+func (m *match) holds(a addr) bool {
+	return (a.hi^m.want.hi)&m.mask.hi|(a.lo^m.want.lo)&m.mask.lo == 0
+}
+
+// matchOf returns the match of a prefix; the zero prefix matches anything.
+func matchOf(p netip.Prefix) match {
+	if !p.IsValid() {
+		return match{}
+	}
+	if p.Addr().Is4() {
+		return match{addr{0, uint64(addr4(p.Masked().Addr()))}, addr{0, uint64(mask4(uint8(p.Bits())))}}
+	}
+	b := p.Masked().Addr().As16()
+	m := match{want: addr{binary.BigEndian.Uint64(b[:8]), binary.BigEndian.Uint64(b[8:])}}
+	m.mask.hi = ^uint64(0) << max(0, 64-p.Bits())
+	m.mask.lo = ^uint64(0) << (128 - max(64, p.Bits()))
+	return m
+}
+
+func (r *rule) matches(src, dst addr, in uint32) bool {
+	if r.anyone {
+		return true
+	}
+	hit := (r.in == 0 || r.in == in) && r.from.holds(src) && r.to.holds(dst)
+	return hit != r.not
+}
+
+// macBits returns an address as the low 48 bits of a little-endian load.
+func macBits(m hwmodel.MAC) uint64 {
+	return uint64(binary.LittleEndian.Uint32(m[:4])) | uint64(binary.LittleEndian.Uint16(m[4:]))<<32
+}
+
+func macOf(b uint64) (m hwmodel.MAC) {
+	binary.LittleEndian.PutUint32(m[:4], uint32(b))
+	binary.LittleEndian.PutUint16(m[4:], uint16(b>>32))
+	return m
+}
+
+func addr4(a netip.Addr) uint32 {
+	b := a.As4()
+	return binary.BigEndian.Uint32(b[:])
+}
+
+func netip4(a uint32) netip.Addr {
+	var b [4]byte
+	binary.BigEndian.PutUint32(b[:], a)
+	return netip.AddrFrom4(b)
+}
+
+// addrSet is a hash set of IPv4 addresses other than 0.0.0.0: open addressing, at
+// most a quarter full.
+type addrSet struct {
+	shift uint8
+	slot  []uint32
+}
+
+func newAddrSet(m map[netip.Addr]struct{}) addrSet {
+	if len(m) == 0 {
+		return addrSet{}
+	}
+	s := addrSet{shift: 32}
+	for 1<<(32-s.shift) < 4*len(m) {
+		s.shift--
+	}
+	s.slot = make([]uint32, 1<<(32-s.shift))
+	for ip := range m {
+		if !ip.Is4() || ip.IsUnspecified() {
+			continue
+		}
+		a := addr4(ip)
+		i := s.home(a)
+		for s.slot[i] != 0 {
+			i = (i + 1) & uint32(len(s.slot)-1)
+		}
+		s.slot[i] = a
+	}
+	return s
+}
+
+func (s *addrSet) home(a uint32) uint32 { return a * 0x9e3779b1 >> s.shift }
+
+func (s *addrSet) has(a uint32) bool {
+	if len(s.slot) == 0 {
+		return false
+	}
+	for i := s.home(a); ; i = (i + 1) & uint32(len(s.slot)-1) {
+		switch s.slot[i] {
+		case a:
+			return true
+		case 0:
+			return false
+		}
+	}
+}

@@ -1,0 +1,158 @@
+package softpipe
+
+import (
+	"antiphon/hwmodel"
+)
+
+// stage is a name of the pipeline list in hwmodel.Device.
+type stage uint8
+
+const (
+	stageParse stage = iota
+	stageInterface
+	stageMAC
+	stageFamily
+	stageHeader
+	stageSource
+	stageDest
+	stageTTL
+	stageRules
+	stageRoute
+	stageGroup
+	stageNextHop
+	stageEgress
+	stageMTU
+	stageRedirect
+	stageRPF
+	stageNeighbor
+	stageRewrite
+)
+
+func (s stage) String() string {
+	return [...]string{"parse", "interface", "mac", "family", "header", "source", "dest", "ttl",
+		"rules", "route", "group", "nexthop", "egress", "mtu", "redirect", "rpf", "neighbor", "rewrite"}[s]
+}
+
+// packet is what the stages know of a frame. Fields are set by the stage named.
+type packet struct {
+	src, dst addr // parse
+	length   uint32
+	ipLen    uint32 // header: IP header and payload, bytes
+	in       uint32 // interface: slot
+	route    uint32 // rules: slot of the result
+	group    uint32 // route: slot
+	hop      uint32 // group: slot
+	out      uint32 // egress: interface slot
+	neigh    uint32 // nexthop or neighbor: slot
+	rule     uint16 // rules: index of the rule that decided
+	stage    stage  // where the first objection came from
+}
+
+// list is a list of places in the vector.
+type list struct {
+	n  int
+	at [hwmodel.VectorSize]uint8
+}
+
+func (l *list) add(i uint8) {
+	l.at[l.n&0xff] = i
+	l.n++
+}
+
+// each returns the places.
+func (l *list) each() []uint8 { return l.at[:l.n] }
+
+// count is one worker's share of a counter.
+type count struct{ packets, bytes, last uint64 }
+
+func (c *count) add(bytes uint32, now uint64) {
+	c.packets++
+	c.bytes += uint64(bytes)
+	c.last = now
+}
+
+// worker is the working memory of one Run: it belongs to one goroutine at a time.
+// A stage is a loop over the places that are still live; it leaves those without
+// an objection in the list for the next.
+type worker struct {
+	t   *tables
+	v   *hwmodel.Vector
+	now uint64
+
+	// count is this worker's share of all counters, by counter slot; 0 is for
+	// what is not counted. Nil while tracing.
+	count []count
+
+	pkt  [hwmodel.VectorSize]packet
+	live [2]list // by family index
+
+	// Scratch of the rules stage: places without a result yet, those that the
+	// rule at hand matches, and their lookup results.
+	pending, matched list
+	result           [hwmodel.VectorSize]uint32
+}
+
+// run takes a vector through the pipeline. The caller holds the tables still.
+func (w *worker) run(t *tables, v *hwmodel.Vector) {
+	if n := len(t.counters.key); len(w.count) < n {
+		// To the capacity, so that it happens as rarely as keys grow.
+		w.count = append(make([]count, 0, cap(t.counters.key)), w.count...)[:cap(t.counters.key)]
+	}
+	w.stages(t, v)
+}
+
+func (w *worker) stages(t *tables, v *hwmodel.Vector) {
+	w.t, w.v = t, v
+	w.receive()
+	for f := range w.live {
+		live := &w.live[f]
+		if live.n == 0 {
+			continue
+		}
+		w.routes(f)
+		w.leave(f)
+		if f == 0 && t.reverse {
+			w.reverse()
+		}
+		w.neighbors(f)
+		if f == 0 {
+			w.rewrite4()
+		} else {
+			w.rewrite6()
+		}
+		if w.count != nil {
+			w.account(live)
+		}
+	}
+}
+
+// trap takes a packet out: the host shall have it.
+func (w *worker) trap(i uint8, s stage, r hwmodel.Reason) {
+	w.v.Reason[i] = r
+	w.pkt[i].stage = s
+}
+
+// drop takes a packet out for good; c counts it.
+func (w *worker) drop(i uint8, s stage, r hwmodel.Reason, c uint32) {
+	w.v.Verdict[i] = hwmodel.Drop
+	w.v.Reason[i] = r
+	w.pkt[i].stage = s
+	if w.count != nil {
+		w.count[c].add(w.pkt[i].length, w.now)
+	}
+}
+
+// account counts the forwarded packets on all they went through.
+func (w *worker) account(live *list) {
+	t := w.t
+	for _, i := range live.each() {
+		p := &w.pkt[i]
+		w.count[t.route[p.route].counter].add(p.length, w.now)
+		if c := t.group[p.group].counter; c != 0 {
+			w.count[c].add(p.length, w.now)
+		}
+		if c := t.neigh[p.neigh].counter; c != 0 {
+			w.count[c].add(p.length, w.now)
+		}
+	}
+}
