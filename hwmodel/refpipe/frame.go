@@ -87,7 +87,8 @@ func (p *packet) parseIPv6(b []byte) hwmodel.Reason {
 		return hwmodel.ReasonMalformed
 	}
 	p.ip = b[:40+payload]
-	if err := p.ip6.DecodeFromBytes(p.ip, gopacket.NilDecodeFeedback); err != nil {
+	// gopacket decodes a packet without payload and complains about it anyway.
+	if err := p.ip6.DecodeFromBytes(p.ip, gopacket.NilDecodeFeedback); err != nil && payload != 0 {
 		return hwmodel.ReasonMalformed
 	}
 	p.src, _ = netip.AddrFromSlice(p.ip6.SrcIP)

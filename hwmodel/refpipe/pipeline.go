@@ -127,9 +127,7 @@ func first(a, b hwmodel.Reason) hwmodel.Reason {
 
 func (w *walk) checkSource() hwmodel.Reason {
 	src := w.pkt.src
-	switch {
-	case src.IsUnspecified(), src.IsLoopback(), src.IsMulticast(), isBroadcast(src),
-		src.Is6() && src.IsLinkLocalUnicast():
+	if unroutable(src) || src == netip.IPv6Unspecified() {
 		return hwmodel.ReasonMartianSource
 	}
 	if _, own := w.tables.own[hwmodel.OwnAddress{Addr: src}]; own && src.Is4() && !w.in.AcceptLocal {
@@ -139,16 +137,23 @@ func (w *walk) checkSource() hwmodel.Reason {
 }
 
 func (w *walk) checkDest() hwmodel.Reason {
-	dst := w.pkt.dst
-	switch {
-	case dst.Is4() && dst.IsUnspecified(), dst.IsLoopback(), dst.IsMulticast(), isBroadcast(dst),
-		dst.Is6() && dst.IsLinkLocalUnicast():
+	if unroutable(w.pkt.dst) {
 		return hwmodel.ReasonMartianDest
 	}
 	return hwmodel.ReasonNone
 }
 
-func isBroadcast(a netip.Addr) bool { return a == netip.AddrFrom4([4]byte{255, 255, 255, 255}) }
+// unroutable says whether an address is neither source nor destination of a
+// forwarded packet. It looks at the bytes: netip's own predicates see the IPv4
+// address in an IPv4-mapped one, the kernel does not.
+func unroutable(a netip.Addr) bool {
+	if a.Is4() {
+		b := a.As4()
+		return b == [4]byte{} || b[0] == 127 || b[0]>>4 == 0xe || b == [4]byte{255, 255, 255, 255}
+	}
+	b := a.As16()
+	return a == netip.IPv6Loopback() || b[0] == 0xff || b[0] == 0xfe && b[1]&0xc0 == 0x80
+}
 
 // forward are the stages from "group" on.
 func (w *walk) forward(route hwmodel.Route) outcome {
