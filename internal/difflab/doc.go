@@ -1,0 +1,14 @@
+// Package difflab is the small differential lab: the same configuration and the
+// same frames through a plain kernel router (veth) and through the device, and
+// every frame that comes out compared, byte by byte, as a multiset of (port,
+// bytes). The kernel is the oracle; refpipe and softpipe must agree with it and
+// with each other.
+//
+// A case is a configuration in iproute2's words and a list of frames, each with
+// what the device must do with it: forward it alone, trap it, or drop it. A kind
+// of traffic without a passing case here is not forwarded by the product.
+//
+// Only what the kernel itself leaves open is masked (design, "Equal means"): the
+// IP identification of kernel-made ICMP errors and the flow label of kernel-made
+// ICMPv6.
+package difflab
