@@ -17,8 +17,6 @@ func (c *change) setRoute(r *hwmodel.Route) hwmodel.Reason {
 		return hwmodel.ReasonMalformed
 	case r.Action > hwmodel.RouteThrow:
 		return hwmodel.ReasonNotForwardable
-	case r.Action == hwmodel.RouteForward && r.Group == 0:
-		return hwmodel.ReasonMalformed
 	}
 	tab := c.lpm[r.Table]
 	var slot uint32
