@@ -11,6 +11,9 @@ import (
 const (
 	iflaCarrierUpCount   = 47
 	iflaCarrierDownCount = 48
+
+	iflaBrMcastQuerierState = 47
+	iflaBrFdbNLearned       = 48
 )
 
 // maxSetLegs bounds the comparison of IPv6 multipath legs as sets, which is
@@ -82,10 +85,9 @@ func equalHeader(kind Kind, a, b []byte) bool {
 type comparison struct {
 	kind   Kind
 	family uint8
-	// nest is 0 at the top, IFLA_LINKINFO in it, IFLA_INFO_DATA or
-	// IFLA_INFO_SLAVE_DATA below that.
+	// nest is 0 at the top, IFLA_LINKINFO in it, IFLA_INFO_DATA below that.
 	nest uint16
-	// bridge says that the info data are a bridge's or a bridge port's.
+	// bridge says that the data that follow are a bridge's or a bridge port's.
 	bridge bool
 }
 
@@ -121,7 +123,7 @@ func (c *comparison) step(a *attrs) bool {
 func (c *comparison) value(a, b *attrs) bool {
 	switch {
 	case c.kind == KindLink && c.nest == 0 && a.typ == unix.IFLA_LINKINFO,
-		c.nest == unix.IFLA_LINKINFO && (a.typ == unix.IFLA_INFO_DATA || a.typ == unix.IFLA_INFO_SLAVE_DATA):
+		c.nest == unix.IFLA_LINKINFO && a.typ == unix.IFLA_INFO_DATA:
 		na, nb := attrs{b: a.val}, attrs{b: b.val}
 		return comparison{kind: c.kind, nest: a.typ, bridge: c.bridge}.equal(&na, &nb)
 	case c.kind == KindRoute && a.typ == unix.RTA_MULTIPATH:
@@ -166,17 +168,22 @@ func (c *comparison) volatileLink(typ uint16) bool {
 			return true
 		}
 	case unix.IFLA_LINKINFO:
-		return typ == unix.IFLA_INFO_XSTATS
+		// A bridge port's state changes with an AF_BRIDGE message only (N31).
+		return typ == unix.IFLA_INFO_XSTATS || typ == unix.IFLA_INFO_SLAVE_DATA && c.bridge
 	case unix.IFLA_INFO_DATA:
-		switch typ {
-		case unix.IFLA_BR_HELLO_TIMER, unix.IFLA_BR_TCN_TIMER, unix.IFLA_BR_TOPOLOGY_CHANGE_TIMER, unix.IFLA_BR_GC_TIMER:
-			return c.bridge
-		}
-	case unix.IFLA_INFO_SLAVE_DATA:
-		switch typ {
-		case unix.IFLA_BRPORT_MESSAGE_AGE_TIMER, unix.IFLA_BRPORT_FORWARD_DELAY_TIMER, unix.IFLA_BRPORT_HOLD_TIMER:
-			return c.bridge
-		}
+		return c.bridge && volatileBridge(typ)
+	}
+	return false
+}
+
+// volatileBridge are a bridge's timers, election results and counts.
+func volatileBridge(typ uint16) bool {
+	switch typ {
+	case unix.IFLA_BR_HELLO_TIMER, unix.IFLA_BR_TCN_TIMER, unix.IFLA_BR_TOPOLOGY_CHANGE_TIMER, unix.IFLA_BR_GC_TIMER,
+		unix.IFLA_BR_ROOT_ID, unix.IFLA_BR_ROOT_PORT, unix.IFLA_BR_ROOT_PATH_COST,
+		unix.IFLA_BR_TOPOLOGY_CHANGE, unix.IFLA_BR_TOPOLOGY_CHANGE_DETECTED,
+		iflaBrMcastQuerierState, iflaBrFdbNLearned:
+		return true
 	}
 	return false
 }

@@ -18,6 +18,11 @@ import (
 //	DELROUTE        takes away the one entry that is Equal
 //	flags 0         a repetition with other hardware flags (N42)
 //
+// An IPv6 dump hides entries that stand between two legs of a multipath of their
+// metric: fib6_dump_node jumps from the first leg to the last (seen on 6.18:
+// 'append KEY dev b' between 'append KEY via' twice). They appear when the
+// multipath goes, so taking away or replacing one is never certain.
+//
 // certain is false where the message does not tell (N17-N27): the group is then
 // a guess and the row must be marked suspect until a dump settles it.
 func MergeRoute(group [][]byte, msg Message) (newGroup [][]byte, certain bool) {
@@ -44,7 +49,7 @@ func MergeRoute(group [][]byte, msg Message) (newGroup [][]byte, certain bool) {
 		}
 		out := slices.Clone(group)
 		out[0] = row
-		return out, len(group) == 1
+		return out, len(group) == 1 && !(v6 && hides(group))
 	case flags == 0:
 		return mergeRepeat(group, row)
 	case v6:
@@ -65,10 +70,11 @@ func mergeDelete(group [][]byte, msg Message) ([][]byte, bool) {
 	if at < 0 {
 		return group, false
 	}
+	certain := msg.Payload[0] != unix.AF_INET6 || !hides(group)
 	if len(group) == 1 {
-		return nil, true
+		return nil, certain
 	}
-	return slices.Delete(slices.Clone(group), at, at+1), true
+	return slices.Delete(slices.Clone(group), at, at+1), certain
 }
 
 // mergeRepeat puts a message into the place of the entry it repeats.
@@ -93,6 +99,16 @@ func mergeCreate6(group [][]byte, row []byte) ([][]byte, bool) {
 		return [][]byte{row}, hasAttr(row, unix.RTA_MULTIPATH)
 	}
 	return [][]byte{row}, false
+}
+
+// hides reports whether an IPv6 group may have more entries than a dump shows.
+func hides(group [][]byte) bool {
+	for _, g := range group {
+		if hasAttr(g, unix.RTA_MULTIPATH) {
+			return true
+		}
+	}
+	return false
 }
 
 // only returns the index of the one entry that is Equal to raw, or -1.

@@ -9,12 +9,12 @@ import (
 
 // Attributes of linux/fib_rules.h since 6.12 that x/sys does not name.
 const (
-	fraDSCP          = 26
-	fraFlowlabel     = 27
-	fraFlowlabelMask = 28
-	fraSportMask     = 29
-	fraDportMask     = 30
-	fraDSCPMask      = 31
+	fraDSCP          = 25
+	fraFlowlabel     = 26
+	fraFlowlabelMask = 27
+	fraSportMask     = 28
+	fraDportMask     = 29
+	fraDSCPMask      = 30
 )
 
 // Flags of struct fib_rule_hdr (linux/fib_rules.h).

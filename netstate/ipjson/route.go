@@ -30,7 +30,7 @@ func Route(r *netstate.Route, c Context) Object {
 	flags := r.Flags
 	if !r.Multipath && len(r.Legs) == 1 {
 		one = &r.Legs[0]
-		if one.OIF != 0 && r.Type != unix.RTN_BLACKHOLE {
+		if one.OIF != 0 && followsLink(r) {
 			flags = flags&^0xff | uint32(c.legFlags(uint8(flags), one.OIF, r.Family))
 		}
 		encap(&o, one)
@@ -59,12 +59,9 @@ func Route(r *netstate.Route, c Context) Object {
 	if r.HasPriority {
 		o.add("metric", r.Priority)
 	}
-	legs, allDown := nexthops(r, c)
-	if r.Multipath && r.Family == unix.AF_INET && c.Link != nil {
-		flags &^= unix.RTNH_F_LINKDOWN
-		if allDown {
-			flags |= unix.RTNH_F_LINKDOWN
-		}
+	legs := nexthops(r, c)
+	if r.Multipath && r.Family == unix.AF_INET {
+		flags = multipathFlags(r, c)
 	}
 	o.add("flags", netstate.RouteFlagNames(flags))
 	if r.Mark != 0 {
@@ -97,13 +94,42 @@ func Route(r *netstate.Route, c Context) Object {
 	return o
 }
 
-// nexthops are the legs of a multipath; allDown says that no leg's link has a
-// carrier.
-func nexthops(r *netstate.Route, c Context) (legs []Object, allDown bool) {
-	if !r.Multipath {
-		return nil, false
+// followsLink reports whether a route's only leg gets LINKDOWN and DEAD from its
+// link. The host's own routes do not: IPv4 of host scope (fib_sync_down_dev: their
+// fib_nh_scope is NOWHERE), IPv6 local and anycast (fib6_ifdown).
+func followsLink(r *netstate.Route) bool {
+	if r.Family == unix.AF_INET {
+		return r.Scope < unix.RT_SCOPE_HOST
 	}
-	legs, allDown = make([]Object, 0, len(r.Legs)), len(r.Legs) > 0
+	return r.Type != unix.RTN_LOCAL && r.Type != unix.RTN_ANYCAST
+}
+
+// multipathFlags are the flags of an IPv4 multipath as a whole. The kernel sets
+// LINKDOWN there when one event takes the last leg, and clears it with the first
+// leg that revives. Legs on several links that went down one after the other may
+// have it or not: then the message's word stands.
+func multipathFlags(r *netstate.Route, c Context) uint32 {
+	allDown, oneLink := len(r.Legs) > 0, true
+	for i := range r.Legs {
+		leg := &r.Legs[i]
+		allDown = allDown && c.legFlags(leg.Flags, leg.OIF, r.Family)&unix.RTNH_F_LINKDOWN != 0
+		oneLink = oneLink && leg.OIF == r.Legs[0].OIF
+	}
+	switch {
+	case !allDown:
+		return r.Flags &^ unix.RTNH_F_LINKDOWN
+	case oneLink:
+		return r.Flags | unix.RTNH_F_LINKDOWN
+	}
+	return r.Flags
+}
+
+// nexthops are the legs of a multipath.
+func nexthops(r *netstate.Route, c Context) []Object {
+	if !r.Multipath {
+		return nil
+	}
+	legs := make([]Object, 0, len(r.Legs))
 	for i := range r.Legs {
 		leg := &r.Legs[i]
 		var o Object
@@ -112,12 +138,10 @@ func nexthops(r *netstate.Route, c Context) (legs []Object, allDown bool) {
 		realm(&o, leg.Realm)
 		o.add("dev", c.name(leg.OIF))
 		o.add("weight", leg.Weight)
-		flags := c.legFlags(leg.Flags, leg.OIF, r.Family)
-		allDown = allDown && flags&unix.RTNH_F_LINKDOWN != 0
-		o.add("flags", netstate.RouteFlagNames(uint32(flags)))
+		o.add("flags", netstate.RouteFlagNames(uint32(c.legFlags(leg.Flags, leg.OIF, r.Family))))
 		legs = append(legs, o)
 	}
-	return legs, allDown
+	return legs
 }
 
 func gateway(o *Object, leg *netstate.Leg) {
