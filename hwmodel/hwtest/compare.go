@@ -80,7 +80,7 @@ type burst struct {
 
 func newBurst(r *rand.Rand, n int) (b burst) {
 	for range n {
-		in, f := randomFrame(r)
+		in, f := RandomFrame(r)
 		b.in, b.frames = append(b.in, in), append(b.frames, f)
 	}
 	return b

@@ -7,7 +7,7 @@ import (
 	"antiphon/hwmodel"
 )
 
-// randomEntries returns tables in which most packets of randomFrame find most of
+// randomEntries returns tables in which most packets of RandomFrame find most of
 // what they need, and everything else happens too.
 func randomEntries(r *rand.Rand) hwmodel.Entries {
 	sc := newScene(hwmodel.IPv4)
@@ -176,9 +176,10 @@ func randomReason(r *rand.Rand) hwmodel.Reason {
 	return hwmodel.Reason(1 + r.IntN(hwmodel.ReasonCount-1))
 }
 
-// randomFrame returns a frame that goes to the scene, right or wrong, and its
-// ingress port.
-func randomFrame(r *rand.Rand) (hwmodel.PortID, []byte) {
+// RandomFrame returns a frame for the scene (scene.go), right or wrong, and its
+// ingress port: 1 to 8, whose interface's address is 02:00:00:00:01:port and whose
+// host is 10.0.port.2 and 2001:db8:port::2. Destinations are those, 10/8 and 20::/8.
+func RandomFrame(r *rand.Rand) (hwmodel.PortID, []byte) {
 	port := 1 + r.IntN(numPorts)
 	f := []hwmodel.Family{hwmodel.IPv4, hwmodel.IPv6}[r.IntN(2)]
 	p := packetFrom(f, port, target4, target6)
@@ -194,7 +195,10 @@ func randomFrame(r *rand.Rand) (hwmodel.PortID, []byte) {
 	case 1:
 		p.From = host(f, 1+r.IntN(numPorts))
 	}
-	p.TTL = []uint8{64, 64, 64, 255, 2, 1, 0}[r.IntN(7)]
+	p.TTL = []uint8{64, 64, 64, 255, 2}[r.IntN(5)]
+	if r.IntN(20) == 0 {
+		p.TTL = uint8(r.IntN(2))
+	}
 	p.TOS, p.FlowLabel, p.ID = uint8(r.Uint32()), r.Uint32N(1<<20), uint16(r.Uint32())
 	p.SrcPort, p.DstPort = uint16(r.Uint32()), uint16(r.Uint32())
 	p.Proto = []uint8{17, 17, 6, 6, 1, 58, 0, 4, 41, 43, 44, 47, 50, 51, 59, 60, 33, 132, 136, 253}[r.IntN(20)]
@@ -209,6 +213,9 @@ func randomFrame(r *rand.Rand) (hwmodel.PortID, []byte) {
 			p.Payload[1] = byte(r.IntN(3))
 		}
 	}
+	if r.IntN(12) == 0 {
+		icmpError(r, f, &p)
+	}
 	if r.IntN(10) == 0 {
 		p.Flags, p.Offset = uint8(r.IntN(8)), uint16(r.IntN(3))
 	}
@@ -220,6 +227,21 @@ func randomFrame(r *rand.Rand) (hwmodel.PortID, []byte) {
 		frame = mutate(r, frame)
 	}
 	return hwmodel.PortID(port), frame
+}
+
+// icmpError makes a packet an ICMP message, mostly an error that quotes another.
+func icmpError(r *rand.Rand, f hwmodel.Family, p *Packet) {
+	quote := *p
+	quote.From, quote.To = p.To, randomAddr(r, f)
+	quoted := quote.Frame()[14:]
+	p.Proto, p.Payload = 1, []byte{byte(r.IntN(13)), 0, 1, 2, 3, 4, 5, 6}
+	if f == hwmodel.IPv6 {
+		p.Proto, p.Payload[0] = 58, byte(r.IntN(6))
+	}
+	if r.IntN(4) == 0 {
+		quoted = quoted[:r.IntN(len(quoted))]
+	}
+	p.Payload = append(p.Payload, quoted...)
 }
 
 // mutate damages a frame: bytes, bits and length.

@@ -222,6 +222,18 @@ func testCounters(t *testing.T, mk maker) {
 			t.Errorf("counted: %+v", r.Counters)
 		}
 	})
+	t.Run("dropped-counts-the-route", func(t *testing.T) {
+		s, sc := mk(t, Config{Ports: ports()}), counted()
+		sc.target().Action, sc.target().Reason = hwmodel.RouteDrop, hwmodel.ReasonBlackhole
+		s.load(t, sc.Entries)
+		frame := sc.pkt.Frame()
+		run(t, s, sc.in, frame, 3)
+		r := s.counters(t, 0)
+		c, _ := counterOf(r, route)
+		if len(r.Counters) != 1 || c.Packets != 3 || c.Bytes != 3*uint64(len(frame)) {
+			t.Errorf("counted: %+v", r.Counters)
+		}
+	})
 	t.Run("kept-over-replace", func(t *testing.T) {
 		s, sc := mk(t, Config{Ports: ports()}), counted()
 		s.load(t, sc.Entries)

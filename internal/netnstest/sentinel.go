@@ -40,9 +40,9 @@ type Cable struct {
 // Fence returns once everything sent on the wires of a kernel router's cables
 // has been handled and everything it sent is readable on the wires (Drain).
 //
-// First a sentinel goes in by each wire and is awaited at the port: the kernel
-// runs a received frame to its end before it hands out the next one, so all
-// earlier frames have been forwarded by then. Then one goes out of each port and
+// First a sentinel goes in by each wire and is awaited at the port: a processor
+// runs a received frame to its end before it takes the next one, so all earlier
+// frames have been forwarded by then. Then one goes out of each port and
 // is awaited at the wire, after all the router sent. What was captured at the
 // ports meanwhile is thrown away; the frames returned are those of each cable's
 // wire, by index. Frames waiting for a neighbour are not waited for.
@@ -62,8 +62,9 @@ func Fence(t testing.TB, cables ...Cable) [][][]byte {
 	return got
 }
 
-// IsNoise reports frames that hosts send on their own: ARP, and ICMPv6
-// neighbour and router discovery and multicast listener reports.
+// IsNoise reports frames that hosts send on their own: ARP, IPv6 neighbour and
+// router discovery (hop limit 255, which no forwarded frame has), and multicast
+// listener reports (hop limit 1 behind a router alert).
 func IsNoise(f []byte) bool {
 	if len(f) < 14 {
 		return false
@@ -75,19 +76,16 @@ func IsNoise(f []byte) bool {
 	default:
 		return false
 	}
+	const icmp, hopByHop = 58, 0
 	if len(f) < 14+40+1 {
 		return false
 	}
-	next, at := f[14+6], 14+40
-	if next == 0 && len(f) > at+8 { // MLD carries a hop-by-hop router alert
-		next, at = f[at], at+8
-	}
-	if next != 58 || len(f) <= at {
-		return false
-	}
-	switch f[at] {
-	case 130, 131, 132, 133, 134, 135, 136, 143:
-		return true
+	ip, payload := f[14:54], f[54:]
+	switch next, hops := ip[6], ip[7]; {
+	case next == icmp && hops == 255:
+		return payload[0] >= 133 && payload[0] <= 137
+	case next == hopByHop && hops == 1 && len(payload) > 8 && payload[0] == icmp:
+		return payload[8] >= 130 && payload[8] <= 132 || payload[8] == 143
 	}
 	return false
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"runtime"
 	"testing"
 	"time"
 
@@ -79,14 +80,41 @@ func (w *Wire) open() error {
 
 func htons(v uint16) uint16 { return v<<8 | v>>8 }
 
-// Send puts frames on the wire in order.
+// Send puts frames on the wire in order. All wires send from one and the same
+// processor: veth hands frames to the sender's, whose queue is first come, first
+// served, so a frame is done when a later one of any wire is (see Fence).
 func (w *Wire) Send(t testing.TB, frames ...[]byte) {
 	t.Helper()
-	for i, f := range frames {
-		if _, err := unix.Write(w.fd, f); err != nil {
-			t.Fatalf("send frame %d (%d bytes) on %s: %v", i, len(f), w.link, err)
+	err := onOneProcessor(func() error {
+		for i, f := range frames {
+			if _, err := unix.Write(w.fd, f); err != nil {
+				return fmt.Errorf("frame %d (%d bytes): %w", i, len(f), err)
+			}
 		}
+		return nil
+	})
+	if err != nil {
+		t.Fatalf("send on %s: %v", w.link, err)
 	}
+}
+
+// onOneProcessor calls fn with its thread bound to the first processor allowed.
+func onOneProcessor(fn func() error) error {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	var allowed, one unix.CPUSet
+	if err := unix.SchedGetaffinity(0, &allowed); err != nil {
+		return fmt.Errorf("get affinity: %w", err)
+	}
+	cpu := 0
+	for !allowed.IsSet(cpu) {
+		cpu++
+	}
+	one.Set(cpu)
+	if err := unix.SchedSetaffinity(0, &one); err != nil {
+		return fmt.Errorf("set affinity: %w", err)
+	}
+	return errors.Join(fn(), unix.SchedSetaffinity(0, &allowed))
 }
 
 // Until reads frames until done says so and returns those before that one. It
