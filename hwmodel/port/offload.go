@@ -76,12 +76,14 @@ func (s *segmenter) start(frame []byte, o offload) bool {
 	headers := l4 + 8
 	switch {
 	case protocol == 6 && (o.kind == virtioTCP4 || o.kind == virtioTCP6) && len(frame) >= l4+20:
-		headers = l4 + int(frame[l4+12]>>4)*4
+		if headers = l4 + int(frame[l4+12]>>4)*4; headers < l4+20 {
+			return false
+		}
 	case protocol == 17 && o.kind == virtioUDP:
 	default:
 		return false
 	}
-	if headers >= len(frame) {
+	if headers >= len(frame) || l4+o.field+2 > headers {
 		return false
 	}
 	*s = segmenter{merged: append(s.merged[:0], frame...), offload: o, l3: l3, headers: headers}
@@ -94,7 +96,7 @@ func isTag(ethertype uint16) bool { return ethertype == 0x8100 || ethertype == 0
 // header at l3, or zeros.
 func transport(frame []byte, l3 int) (protocol byte, l4 int) {
 	switch ethertype := binary.BigEndian.Uint16(frame[l3-2:]); {
-	case ethertype == 0x0800 && len(frame) >= l3+20:
+	case ethertype == 0x0800 && len(frame) >= l3+20 && frame[l3]&15 >= 5:
 		return frame[l3+9], l3 + int(frame[l3]&15)*4
 	case ethertype == 0x86dd && len(frame) >= l3+40:
 		return frame[l3+6], l3 + 40
