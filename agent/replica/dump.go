@@ -185,6 +185,9 @@ func (r *Replica) dumped(m netstate.Message) error {
 	if del || k.Kind != f.kind {
 		return fmt.Errorf("a dump of kind %s holds a message of type %d", f.kind, m.Type)
 	}
+	if f.scope.oif != 0 && r.route.Decode(m.Raw) == nil && r.route.NexthopID != 0 {
+		return nil // settled by dumps of a table
+	}
 	e := r.rows[k]
 	if e == nil {
 		e = r.entry(k)

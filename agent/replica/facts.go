@@ -100,10 +100,9 @@ func (r *Replica) up(ifindex uint32) bool {
 	return len(raw) >= at+4 && binary.NativeEndian.Uint32(raw[at:])&unix.IFF_UP != 0
 }
 
-// uses says whether a route message leaves by an interface, as the kernel's dump
-// filter by interface sees it: through any leg, or through its nexthop object.
-func (r *Replica) uses(raw []byte, ifindex uint32) bool {
-	if r.route.Decode(raw) != nil {
+// hasLeg says whether a route message has a leg of its own on an interface.
+func (r *Replica) hasLeg(raw []byte, ifindex uint32) bool {
+	if r.route.Decode(raw) != nil || r.route.NexthopID != 0 {
 		return false
 	}
 	for _, l := range r.route.Legs {
@@ -111,11 +110,15 @@ func (r *Replica) uses(raw []byte, ifindex uint32) bool {
 			return true
 		}
 	}
-	if id := r.route.NexthopID; id != 0 {
-		for _, leaf := range r.leaves(id) {
-			if r.nexthopLink(leaf) == ifindex {
-				return true
-			}
+	return false
+}
+
+// byObject says whether any message of a group forwards by a nexthop object. The
+// legs such a message repeats may be out of date.
+func (r *Replica) byObject(group [][]byte) bool {
+	for _, raw := range group {
+		if r.route.Decode(raw) == nil && r.route.NexthopID != 0 {
+			return true
 		}
 	}
 	return false
@@ -160,20 +163,4 @@ func (r *Replica) dies(raw []byte, ifindex uint32) bool {
 		}
 	}
 	return len(d.Legs) > 0
-}
-
-// hasLeg says whether a route message has a leg of its own on an interface.
-func (r *Replica) hasLeg(raw []byte, ifindex uint32) bool {
-	if r.route.Decode(raw) != nil {
-		return true
-	}
-	if r.route.NexthopID != 0 {
-		return false
-	}
-	for _, l := range r.route.Legs {
-		if l.OIF == ifindex {
-			return true
-		}
-	}
-	return false
 }

@@ -46,19 +46,10 @@ func (r *Replica) settle(f *flight) {
 func (r *Replica) inOIF(s scope) []*entry {
 	var found []*entry
 	for _, family := range families {
-		if s.family != 0 && s.family != family {
-			continue
-		}
-		found = append(found, r.routesOn(s.oif, family)...)
-		ids := r.index.entries(nil, indexKey{by: byLink, kind: netstate.KindNexthop, id: s.oif})
-		for _, leaf := range ids {
-			ids = r.index.entries(ids, indexKey{by: byNexthop, kind: netstate.KindNexthop, id: leaf.row.Key.ID})
-		}
-		for _, h := range ids {
-			found = r.index.entries(found, indexKey{by: byNexthop, kind: netstate.KindRoute, family: family, id: h.row.Key.ID})
+		if s.family == 0 || s.family == family {
+			found = append(found, r.routesOn(s.oif, family)...)
 		}
 	}
-	// A route may be there twice; decide takes the second time for the first.
 	return found
 }
 
@@ -74,6 +65,13 @@ func (r *Replica) decide(e *entry, f *flight, first bool) {
 			r.suspect(e, RuleRace)
 		}
 		if e.row.Suspect {
+			r.owe(f.kind, r.around(e), e.rule)
+		}
+		return
+	}
+	if f.scope.oif != 0 && r.byObject(e.row.Group) {
+		// Which interface the object uses may have changed: this says nothing.
+		if e.staged, e.differs = nil, false; e.row.Suspect {
 			r.owe(f.kind, r.around(e), e.rule)
 		}
 		return
@@ -156,7 +154,7 @@ func (r *Replica) verdict(e *entry, f *flight, mentioned bool) (group [][]byte, 
 		if len(shown) > 0 && netstate.Equal(netstate.KindRoute, raw, shown[0]) {
 			shown = shown[1:]
 			left = append(left, raw)
-		} else if !r.uses(raw, f.scope.oif) {
+		} else if !r.hasLeg(raw, f.scope.oif) {
 			left = append(left, raw)
 		}
 	}
