@@ -26,7 +26,7 @@ test: build setup ## run every test; counts skips with their reasons
 check: generate-check ## formatting, vet, house rules, generated code
 	@files=$$(gofmt -l .); test -z "$$files" || { echo "gofmt needed: $$files" >&2; exit 1; }
 	$(GO) vet ./...
-	$(GO) test ./internal/archtest
+	$(GO) test -count=1 ./internal/archtest
 
 generate: ## write generated code anew (protoc, clang)
 	$(GO) generate ./...

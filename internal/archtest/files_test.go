@@ -8,6 +8,8 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+
+	"antiphon/hwmodel"
 )
 
 // maxLines is where a file has become two.
@@ -100,4 +102,17 @@ func TestNothingOfOneMachine(t *testing.T) {
 			}
 		}
 	})
+}
+
+// TestLimitsNameEveryReason keeps docs/limits.md complete.
+func TestLimitsNameEveryReason(t *testing.T) {
+	text, err := os.ReadFile(filepath.Join("..", "..", "docs", "limits.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for r := hwmodel.ReasonNone + 1; int(r) < hwmodel.ReasonCount; r++ {
+		if !bytes.Contains(text, []byte("`"+r.String()+"`")) {
+			t.Errorf("docs/limits.md does not name the reason %s", r)
+		}
+	}
 }

@@ -62,7 +62,7 @@ func runAll(out io.Writer, patterns, racy []string, run string) error {
 // runTests runs one go test and feeds its events to sum. A failing test is in
 // sum, not an error.
 func runTests(sum *summary, patterns, flags []string, run string) error {
-	args := append([]string{"test", "-json", "-vet=off", "-timeout", testTimeout}, flags...)
+	args := append([]string{"test", "-json", "-count=1", "-vet=off", "-timeout", testTimeout}, flags...)
 	if run != "" {
 		args = append(args, "-run", run)
 	}
