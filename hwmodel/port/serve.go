@@ -87,7 +87,7 @@ func (s *server) serve(ctx context.Context, conn *net.UnixConn) {
 			_ = send(conn, reply{OK: true})
 		}
 	case r.Op == opAttach:
-		err = s.attach(conn)
+		err = s.attach(ctx, conn)
 	}
 	if err != nil {
 		_ = send(conn, reply{Error: err.Error()})
@@ -95,9 +95,11 @@ func (s *server) serve(ctx context.Context, conn *net.UnixConn) {
 }
 
 // attach lends the ports until the connection closes. The error is for the client.
-func (s *server) attach(conn *net.UnixConn) (err error) {
+func (s *server) attach(ctx context.Context, conn *net.UnixConn) (err error) {
 	select {
 	case s.device <- struct{}{}:
+	case <-ctx.Done():
+		return ctx.Err()
 	case <-time.After(handover):
 		return errors.New("a device is attached already")
 	}
