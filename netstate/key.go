@@ -64,7 +64,8 @@ func ParseKind(s string) (Kind, error) {
 // depends on the kind; the others are zero.
 //
 //	link      ID=ifindex
-//	address   Family, ID=ifindex, Addr=local address, Len=prefix length
+//	address   Family, ID=ifindex, Addr=local address, Len=prefix length;
+//	          IPv4 peer addresses fold the peer into Flag (1) and Aux
 //	neighbor  Family, ID=ifindex, Addr=destination; Flag=1 for proxy entries
 //	nexthop   ID=nexthop id
 //	rule      Family, Prio=preference, Addr=first 16 bytes of a hash of all

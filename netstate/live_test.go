@@ -220,19 +220,10 @@ func TestLegFlags(t *testing.T) {
 		old = append(old, c.dump(t, netstate.KindRoute, unix.AF_INET6)...)
 		for _, change := range []string{"link set v2 down", "link set v3 down", "link set v2 up", "link set v3 up"} {
 			ns.IP(t, change)
-			links := decodeLinks(t, c) // flushes pending carrier changes
-			links = decodeLinks(t, c)
+			links, now := settledRoutes(t, ns, c)
 			ctx := ipjson.Context{
 				Link:           func(i uint32) *netstate.Link { return links[i] },
 				IgnoreLinkdown: func(uint32, uint8) bool { return ignore == "1" },
-			}
-			now := map[string]any{}
-			for _, option := range []string{"-4", "-6"} {
-				var list []map[string]any
-				must(t, json.Unmarshal([]byte(ns.IP(t, option+" -j route show")), &list))
-				for _, o := range list {
-					now[o["dst"].(string)] = o
-				}
 			}
 			n := 0
 			for _, m := range old {
@@ -253,6 +244,27 @@ func TestLegFlags(t *testing.T) {
 			if n < 2 {
 				t.Errorf("after %s: only %d routes compared", change, n)
 			}
+		}
+	}
+}
+
+// settledRoutes reads links, then what `ip -j route` says by destination, until no
+// link changed meanwhile: carrier changes come some time after their cause.
+func settledRoutes(t *testing.T, ns *netnstest.NS, c *conn) (links map[uint32]*netstate.Link, now map[string]any) {
+	for {
+		for _, l := range []string{"v1", "v2", "v3", "v4"} {
+			ns.IP(t, "link show dev "+l) // brings the carrier up to date
+		}
+		links, now = decodeLinks(t, c), map[string]any{}
+		for _, option := range []string{"-4", "-6"} {
+			var list []map[string]any
+			must(t, json.Unmarshal([]byte(ns.IP(t, option+" -j route show")), &list))
+			for _, o := range list {
+				now[o["dst"].(string)] = o
+			}
+		}
+		if reflect.DeepEqual(links, decodeLinks(t, c)) {
+			return links, now
 		}
 	}
 }
