@@ -156,3 +156,9 @@ func (r *Resolver) Count(k netstate.Key) ObjectCount {
 	}
 	return r.counters.count(id)
 }
+
+// CounterRow returns the row that a device counter counts for.
+func (r *Resolver) CounterRow(id hwmodel.CounterID) (netstate.Key, bool) {
+	k, ok := r.counters.owner[id]
+	return k, ok
+}
