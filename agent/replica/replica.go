@@ -2,6 +2,7 @@ package replica
 
 import (
 	"fmt"
+	"slices"
 
 	"antiphon/netstate"
 	"antiphon/transport"
@@ -209,13 +210,10 @@ func (r *Replica) Changes() []netstate.Change {
 		if !e.present() {
 			now = nil
 		}
+		e.published = now
 		if sameRow(was, now) {
-			if now == nil {
-				e.published = nil
-			}
 			continue
 		}
-		e.published = now
 		changes = append(changes, netstate.Change{Key: e.row.Key, Row: now})
 	}
 	r.dirty = nil
@@ -225,10 +223,11 @@ func (r *Replica) Changes() []netstate.Change {
 
 // sameRow says that b tells a reader of a nothing new.
 func sameRow(a, b *netstate.Row) bool {
-	if a == nil || b == nil {
+	if a == nil || b == nil || a == b {
 		return a == b
 	}
-	return a == b || a.Suspect == b.Suspect && len(a.Group) == len(b.Group) && &a.Group[0] == &b.Group[0]
+	return a.Suspect == b.Suspect && (sameGroup(a.Group, b.Group) ||
+		slices.EqualFunc(a.Group, b.Group, func(x, y []byte) bool { return netstate.Equal(a.Key.Kind, x, y) }))
 }
 
 // Row returns the row of a key, nil if there is none.
