@@ -373,3 +373,34 @@ func randomRoute(rng *rand.Rand) string {
 	}
 	return "-6 route " + verb + " " + dst + " " + way
 }
+
+// TestHiddenEntry pins the kernel's behaviour that MergeRoute's caution is for:
+// an IPv6 entry between two legs of a multipath is not dumped, and is there
+// again when the multipath is gone, without a message.
+func TestHiddenEntry(t *testing.T) {
+	ns := netnstest.New(t)
+	netdevs(t, ns)
+	c := dial(t, ns)
+	for _, line := range []string{
+		"-6 route append 2001:db8:51::/48 via 2001:db8:1::9", "-6 route append 2001:db8:51::/48 dev v3",
+		"-6 route append 2001:db8:51::/48 via 2001:db8:1::a",
+	} {
+		ns.IP(t, line)
+	}
+	entries := func() (n int) {
+		for key, group := range dumpRoutes(t, c) {
+			if key.Addr[5] == 0x51 {
+				n += len(group)
+			}
+		}
+		return n
+	}
+	if n := entries(); n != 1 {
+		t.Skipf("this kernel dumps %d entries: it hides nothing", n)
+	}
+	ns.IP(t, "-6 route del 2001:db8:51::/48 via 2001:db8:1::9")
+	ns.IP(t, "-6 route del 2001:db8:51::/48 via 2001:db8:1::a")
+	if n := entries(); n != 1 {
+		t.Errorf("%d entries left, want the hidden one", n)
+	}
+}
