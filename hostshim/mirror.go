@@ -203,7 +203,6 @@ func (m *Mirror) Live(block []byte, r rtnl.Result) {
 		}
 	}
 	m.readable = !r.Drained
-	m.settingsDue = m.settingsDue || r.Settings
 	if r.Drained && m.lost > 0 {
 		m.order(&transport.FromShim{Msg: &transport.FromShim_Overrun{Overrun: &transport.Overrun{Count: m.lost}}})
 		m.lost, m.settingsDue = 0, true

@@ -52,6 +52,10 @@ func (n *NS) Fd() int {
 	return int(n.file.Fd())
 }
 
+// LockFd is a descriptor of the namespace to flock; it is the same lock for
+// everybody who opens the same namespace.
+func (n *NS) LockFd() int { return int(n.file.Fd()) }
+
 // Close forgets the namespace.
 func (n *NS) Close() error { return n.file.Close() }
 
