@@ -24,8 +24,7 @@ const (
 
 // l3keys4 is policy 0 for IPv4: the addresses, of an ICMP error the ones of the
 // packet it is about (ip_multipath_l3_keys).
-func l3keys4(p *packet, ip []byte) keys {
-	k := keys{src: p.src, dst: p.dst}
+func l3keys4(k keys, ip []byte) keys {
 	const icmp, inner = ip4Len, ip4Len + 8
 	if ip[9] != protoICMP || fragment4(ip)&0x1fff != 0 || len(ip) < inner+ip4Len {
 		return k
@@ -40,9 +39,8 @@ func l3keys4(p *packet, ip []byte) keys {
 
 // l3keys6 is policy 0 for IPv6: addresses, flow label and next header, of an
 // ICMPv6 error those of the packet it is about (ip6_multipath_l3_keys).
-func l3keys6(p *packet, ip []byte) keys {
+func l3keys6(k keys, ip []byte) keys {
 	const icmp, inner = ip6Len, ip6Len + 8
-	k := keys{src: p.src, dst: p.dst}
 	if ip[6] == protoICMP6 && len(ip) >= inner+ip6Len && ip[icmp] >= 1 && ip[icmp] <= 4 { // icmpv6_is_err
 		ip = ip[inner:]
 		k.src = addr{binary.BigEndian.Uint64(ip[8:]), binary.BigEndian.Uint64(ip[16:])}
@@ -58,8 +56,8 @@ func fragment4(ip []byte) uint16 { return binary.BigEndian.Uint16(ip[6:]) }
 
 // l4keys4 is policy 1 for IPv4: addresses, protocol and, unless it is a fragment,
 // ports.
-func l4keys4(p *packet, ip []byte) keys {
-	k := keys{src: p.src, dst: p.dst, proto: ip[9]}
+func l4keys4(k keys, ip []byte) keys {
+	k.proto = ip[9]
 	if fragment4(ip)&0x3fff == 0 {
 		k.setPorts(ip[ip4Len:])
 	}
@@ -68,8 +66,8 @@ func l4keys4(p *packet, ip []byte) keys {
 
 // l4keys6 is policy 1 for IPv6: addresses, and protocol and ports behind the
 // extension headers that the dissector walks.
-func l4keys6(p *packet, ip []byte) keys {
-	k := keys{src: p.src, dst: p.dst, proto: ip[6]}
+func l4keys6(k keys, ip []byte) keys {
+	k.proto = ip[6]
 	rest := ip[ip6Len:]
 	for range maxExtensions {
 		switch k.proto {

@@ -43,17 +43,17 @@ type keys struct {
 
 // flow returns the hash of a packet, 31 bits, and whether the policy in force is
 // one of ours. ip is the packet from its IP header on, cut to its length.
-func (h *hasher) flow(f int, p *packet, ip []byte) (uint32, bool) {
-	var k keys
+func (h *hasher) flow(f int, src, dst addr, ip []byte) (uint32, bool) {
+	k := keys{src: src, dst: dst}
 	switch policy := h.policy[f]; {
 	case policy == 0 && f == 0:
-		k = l3keys4(p, ip)
+		k = l3keys4(k, ip)
 	case policy == 0:
-		k = l3keys6(p, ip)
+		k = l3keys6(k, ip)
 	case policy == 1 && f == 0:
-		k = l4keys4(p, ip)
+		k = l4keys4(k, ip)
 	case policy == 1:
-		k = l4keys6(p, ip)
+		k = l4keys6(k, ip)
 	default:
 		return 0, false
 	}

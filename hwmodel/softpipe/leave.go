@@ -12,7 +12,8 @@ func (w *worker) leave(f int) {
 	n := 0
 	for _, i := range live.each() {
 		p := &w.pkt[i]
-		g := &t.group[p.group]
+		rt := &w.found[i]
+		g := &t.group[rt.group]
 		p.hop = g.hop
 		if g.live != 1 && !w.choose(i, f, g) {
 			continue
@@ -28,14 +29,14 @@ func (w *worker) leave(f int) {
 		}
 		p.out, p.neigh = h.iface, h.neigh
 		out := &t.iface[p.out]
-		switch mtu := t.route[p.route].mtu; {
+		switch {
 		case !out.present:
 			w.trap(i, stageEgress, hwmodel.ReasonNoInterface)
 			continue
 		case out.out[f] != hwmodel.ReasonNone:
 			w.trap(i, stageEgress, out.out[f])
 			continue
-		case p.ipLen > out.mtu || mtu != 0 && p.ipLen > mtu:
+		case p.ipLen > out.mtu || rt.mtu != 0 && p.ipLen > rt.mtu:
 			w.trap(i, stageMTU, hwmodel.ReasonTooBig)
 			continue
 		case p.out == p.in && (f == 1 || out.redirectTrap):
@@ -55,7 +56,8 @@ func (w *worker) choose(i uint8, f int, g *group) bool {
 		return false
 	}
 	p := &w.pkt[i]
-	hash, ok := w.t.hash.flow(f, p, w.v.Frame[i][ethLen:][:p.ipLen])
+	src, dst := w.addrs(f, i)
+	hash, ok := w.t.hash.flow(f, src, dst, w.v.Frame[i][ethLen:][:p.ipLen])
 	if !ok {
 		w.trap(i, stageGroup, hwmodel.ReasonMultipathPolicy)
 		return false
@@ -76,7 +78,8 @@ func (w *worker) neighbors(f int) {
 	for _, i := range live.each() {
 		p := &w.pkt[i]
 		if p.neigh == 0 {
-			p.neigh = t.onlink(f, p.out, p.dst)
+			_, dst := w.addrs(f, i)
+			p.neigh = t.onlink(f, p.out, dst)
 		}
 		if !t.neigh[p.neigh].present {
 			w.trap(i, stageNeighbor, hwmodel.ReasonNeighborUnresolved)

@@ -1,5 +1,7 @@
 package softpipe
 
+import "antiphon/hwmodel"
+
 // An entry of an lpm4: 0 is nothing, with the top bit set the number of a block,
 // else a route: its prefix length and its slot.
 const (
@@ -60,6 +62,22 @@ func (t *lpm4) lookup(a uint32) uint32 {
 		e = t.short[a>>24]
 	}
 	return e & slotMask
+}
+
+// lookupAll looks up dst[i] for every place i, in two passes: first all roots,
+// which are a cache miss each in a large table, then what is left of the few.
+func (t *lpm4) lookupAll(places []uint8, dst, slot *[hwmodel.VectorSize]uint32) {
+	root, s := t.root, t.shift&31
+	for _, i := range places {
+		slot[i] = root[dst[i]>>s]
+	}
+	for _, i := range places {
+		if e := slot[i]; e&blockBit != 0 || e == 0 {
+			slot[i] = t.lookup(dst[i])
+		} else {
+			slot[i] = e & slotMask
+		}
+	}
 }
 
 // len returns the number of prefixes.

@@ -96,7 +96,7 @@ func (w *worker) header4(i uint8, h []byte, in *iface) {
 		return
 	}
 	src, dst := bits.ReverseBytes32(uint32(b>>32)), bits.ReverseBytes32(c)
-	p.src, p.dst = addr{lo: uint64(src)}, addr{lo: uint64(dst)}
+	w.src4[i], w.dst4[i] = src, dst
 	switch {
 	case special4(src):
 		w.trap(i, stageSource, hwmodel.ReasonMartianSource)
@@ -149,12 +149,13 @@ func (w *worker) header6(i uint8, h []byte) {
 		w.trap(i, stageHeader, hwmodel.ReasonMalformed)
 		return
 	}
-	p.src = addr{binary.BigEndian.Uint64(h40[8:]), binary.BigEndian.Uint64(h40[16:])}
-	p.dst = addr{binary.BigEndian.Uint64(h40[24:]), binary.BigEndian.Uint64(h40[32:])}
+	src := addr{binary.BigEndian.Uint64(h40[8:]), binary.BigEndian.Uint64(h40[16:])}
+	dst := addr{binary.BigEndian.Uint64(h40[24:]), binary.BigEndian.Uint64(h40[32:])}
+	w.src6[i], w.dst6[i] = src, dst
 	switch {
-	case special6(p.src) || p.src == addr{}:
+	case special6(src) || src == addr{}:
 		w.trap(i, stageSource, hwmodel.ReasonMartianSource)
-	case special6(p.dst):
+	case special6(dst):
 		w.trap(i, stageDest, hwmodel.ReasonMartianDest)
 	case h40[7] <= 1:
 		w.trap(i, stageTTL, hwmodel.ReasonTTLExpired)

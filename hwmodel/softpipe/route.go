@@ -26,7 +26,7 @@ func (w *worker) routes(f int) {
 			return
 		}
 		r := &set.list[n]
-		w.match(r)
+		w.match(f, r)
 		switch r.action {
 		case hwmodel.RuleLookup:
 			w.lookup(f, r, uint16(n))
@@ -53,7 +53,7 @@ func (w *worker) routes(f int) {
 }
 
 // match moves the pending packets that a rule matches to matched.
-func (w *worker) match(r *rule) {
+func (w *worker) match(f int, r *rule) {
 	if r.anyone {
 		w.matched = w.pending
 		w.pending.n = 0
@@ -62,7 +62,7 @@ func (w *worker) match(r *rule) {
 	pending := w.pending.each()
 	w.pending.n, w.matched.n = 0, 0
 	for _, i := range pending {
-		if p := &w.pkt[i]; r.matches(p.src, p.dst, p.in) {
+		if src, dst := w.addrs(f, i); r.matches(src, dst, w.pkt[i].in) {
 			w.matched.add(i)
 		} else {
 			w.pending.add(i)
@@ -73,28 +73,29 @@ func (w *worker) match(r *rule) {
 // lookup performs a RuleLookup on the matched packets: results go on, traps and
 // drops end, and what found nothing pends again.
 func (w *worker) lookup(f int, r *rule, n uint16) {
-	t := w.t
 	matched := w.matched.each()
 	if f == 0 {
-		lpm := r.table.v4
-		for _, i := range matched {
-			w.result[i] = lpm.lookup(uint32(w.pkt[i].dst.lo))
-		}
+		r.table.v4.lookupAll(matched, &w.dst4, &w.slot)
 	} else {
 		for _, i := range matched {
-			w.result[i], _ = r.table.v6.Lookup(netip6(w.pkt[i].dst))
+			w.slot[i], _ = r.table.v6.Lookup(netip6(w.dst6[i]))
 		}
+	}
+	// A loop of nothing but the read of the row, a cache miss with many routes,
+	// so that as many as possible are under way at a time.
+	rows := w.t.route
+	for _, i := range matched {
+		w.found[i] = rows[w.slot[i]]
 	}
 	live := &w.live[f]
 	for _, i := range matched {
-		slot := w.result[i]
-		rt := &t.route[slot]
+		slot, rt := w.slot[i], &w.found[i]
 		if slot == 0 || rt.action == hwmodel.RouteThrow || int(rt.bits) <= r.suppress {
 			w.pending.add(i)
 			continue
 		}
 		p := &w.pkt[i]
-		p.rule, p.route, p.group = n, slot, rt.group
+		p.rule, p.route = n, slot
 		switch rt.action {
 		case hwmodel.RouteForward:
 			live.add(i)
@@ -121,7 +122,7 @@ func (w *worker) reverse() {
 	for _, i := range live.each() {
 		p := &w.pkt[i]
 		in := &t.iface[p.in]
-		if (in.rp != hwmodel.RPOff || in.sourceCheck) && !t.sourceFits(p, in) {
+		if (in.rp != hwmodel.RPOff || in.sourceCheck) && !t.sourceFits(w.src4[i], w.dst4[i], p.in, in) {
 			w.trap(i, stageRPF, hwmodel.ReasonReversePath)
 			continue
 		}
@@ -131,25 +132,25 @@ func (w *worker) reverse() {
 	live.n = n
 }
 
-// sourceFits reports whether a packet may have come in where it did.
-func (t *tables) sourceFits(p *packet, in *iface) bool {
+// sourceFits reports whether a packet may have come in by an interface.
+func (t *tables) sourceFits(src, dst, by uint32, in *iface) bool {
 	for n := range t.rules[0].list {
 		r := &t.rules[0].list[n]
 		if r.in != 0 {
 			return false
 		}
-		if !r.matches(p.dst, p.src, 0) || r.action == hwmodel.RuleNext {
+		if !r.matches(addr{lo: uint64(dst)}, addr{lo: uint64(src)}, 0) || r.action == hwmodel.RuleNext {
 			continue
 		}
 		if r.action != hwmodel.RuleLookup {
 			return false
 		}
-		slot := r.table.v4.lookup(uint32(p.src.lo))
+		slot := r.table.v4.lookup(src)
 		rt := &t.route[slot]
 		if slot == 0 || rt.action == hwmodel.RouteThrow || int(rt.bits) <= r.suppress {
 			continue
 		}
-		return rt.action == hwmodel.RouteForward && (in.rp != hwmodel.RPStrict || t.leavesBy(rt.group, p.in))
+		return rt.action == hwmodel.RouteForward && (in.rp != hwmodel.RPStrict || t.leavesBy(rt.group, by))
 	}
 	return in.rp == hwmodel.RPOff
 }

@@ -69,8 +69,8 @@ func (w *worker) describe(p *packet, s stage, in hwmodel.PortID, step *hwmodel.T
 		entry(hwmodel.TableRoute, "table %d %s", t.rules[w.family(p)].set[p.rule].Table, w.prefix(p, int(rt.bits)))
 		step.Detail = fmt.Sprintf("group %d", t.groups.key[rt.group])
 	case stageGroup:
-		entry(hwmodel.TableGroup, "%d", t.groups.key[p.group])
-		g := &t.group[p.group]
+		entry(hwmodel.TableGroup, "%d", t.groups.key[w.found[0].group])
+		g := &t.group[w.found[0].group]
 		step.Detail = fmt.Sprintf("next hop %d, one of %d live", t.hops.key[p.hop], g.live)
 	case stageNextHop:
 		entry(hwmodel.TableNextHop, "%d", t.hops.key[p.hop])
@@ -105,10 +105,12 @@ func (w *worker) family(p *packet) int {
 }
 
 func (w *worker) addr(p *packet) netip.Addr {
-	if w.family(p) == 0 {
-		return netip4(uint32(p.dst.lo))
+	f := w.family(p)
+	_, dst := w.addrs(f, 0)
+	if f == 0 {
+		return netip4(uint32(dst.lo))
 	}
-	return netip6(p.dst)
+	return netip6(dst)
 }
 
 func (w *worker) prefix(p *packet, bits int) netip.Prefix {

@@ -35,17 +35,15 @@ func (s stage) String() string {
 
 // packet is what the stages know of a frame. Fields are set by the stage named.
 type packet struct {
-	src, dst addr // parse
-	length   uint32
-	ipLen    uint32 // header: IP header and payload, bytes
-	in       uint32 // interface: slot
-	route    uint32 // rules: slot of the result
-	group    uint32 // route: slot
-	hop      uint32 // group: slot
-	out      uint32 // egress: interface slot
-	neigh    uint32 // nexthop or neighbor: slot
-	rule     uint16 // rules: index of the rule that decided
-	stage    stage  // where the first objection came from
+	length uint32 // parse: bytes received
+	in     uint32 // interface: slot
+	ipLen  uint32 // header: IP header and payload, bytes
+	route  uint32 // rules: slot of the result; the row is in worker.found
+	hop    uint32 // group: slot
+	out    uint32 // egress: interface slot
+	neigh  uint32 // nexthop or neighbor: slot
+	rule   uint16 // rules: index of the rule that decided
+	stage  stage  // where the first objection came from
 }
 
 // list is a list of places in the vector.
@@ -86,10 +84,25 @@ type worker struct {
 	pkt  [hwmodel.VectorSize]packet
 	live [2]list // by family index
 
-	// Scratch of the rules stage: places without a result yet, those that the
-	// rule at hand matches, and their lookup results.
+	// Addresses, by family, set by the header stages.
+	src4, dst4 [hwmodel.VectorSize]uint32
+	src6, dst6 [hwmodel.VectorSize]addr
+
+	// Of the rules stage: places without a result yet, those that the rule at
+	// hand matches, and what its table says about them.
 	pending, matched list
-	result           [hwmodel.VectorSize]uint32
+	slot             [hwmodel.VectorSize]uint32
+	found            [hwmodel.VectorSize]route
+
+	touched uint64 // keeps the reads of account alive
+}
+
+// addrs returns a packet's addresses.
+func (w *worker) addrs(f int, i uint8) (src, dst addr) {
+	if f == 0 {
+		return addr{lo: uint64(w.src4[i])}, addr{lo: uint64(w.dst4[i])}
+	}
+	return w.src6[i], w.dst6[i]
 }
 
 // run takes a vector through the pipeline. The caller holds the tables still.
@@ -144,15 +157,19 @@ func (w *worker) drop(i uint8, s stage, r hwmodel.Reason, c uint32) {
 
 // account counts the forwarded packets on all they went through.
 func (w *worker) account(live *list) {
-	t := w.t
+	t, counts := w.t, w.count
+	// The counters of many routes are a cache miss each: see lookup.
 	for _, i := range live.each() {
-		p := &w.pkt[i]
-		w.count[t.route[p.route].counter].add(p.length, w.now)
-		if c := t.group[p.group].counter; c != 0 {
-			w.count[c].add(p.length, w.now)
+		w.touched += counts[w.found[i].counter].packets
+	}
+	for _, i := range live.each() {
+		p, rt := &w.pkt[i], &w.found[i]
+		counts[rt.counter].add(p.length, w.now)
+		if c := t.group[rt.group].counter; c != 0 {
+			counts[c].add(p.length, w.now)
 		}
 		if c := t.neigh[p.neigh].counter; c != 0 {
-			w.count[c].add(p.length, w.now)
+			counts[c].add(p.length, w.now)
 		}
 	}
 }
