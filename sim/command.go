@@ -21,11 +21,12 @@ func Command() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "sim",
 		Short: "The running simulation: ports, device, agent and shim on this machine",
-		Args:  cobra.NoArgs,
-		RunE: func(c *cobra.Command, args []string) error {
+		Args:  noArgs,
+		RunE: func(*cobra.Command, []string) error {
 			return usage("sim: say what to do: up, down, start, kill")
 		},
 	}
+	cmd.SetFlagErrorFunc(func(c *cobra.Command, err error) error { return usage("%s: %w", c.CommandPath(), err) })
 	cmd.AddCommand(upCommand(), downCommand(), startCommand(), killCommand())
 	return cmd
 }
@@ -99,6 +100,13 @@ func (f *upFlags) run(c *cobra.Command) error {
 	}
 	ctx, stop := signal.NotifyContext(contextOf(c), os.Interrupt, syscall.SIGTERM)
 	defer stop()
+	if os.Geteuid() != 0 {
+		fmt.Fprintf(c.ErrOrStderr(), "not root: running in namespaces of your own (left out: BPF maps, existing netdevs);\n"+
+			"enter them with: nsenter --user --net --mount --preserve-credentials -t $(cat %s)\n", f.cfg.file("sim.pid"))
+	}
+	if done, err := Rootless(ctx); done || err != nil {
+		return err
+	}
 	if f.detach {
 		return runDetached(ctx)
 	}
@@ -113,11 +121,10 @@ func (f *upFlags) run(c *cobra.Command) error {
 	if !f.detached {
 		return Up(ctx, f.cfg, log, func() { fmt.Fprintln(c.OutOrStdout(), "ready") })
 	}
-	err = Up(ctx, f.cfg, log, func() {
+	return Up(ctx, f.cfg, log, func() {
 		fmt.Fprintln(c.OutOrStdout(), "ready")
 		f.leaveParent(log)
 	})
-	return err
 }
 
 // complete makes a Config of the flags and checks it.
@@ -140,11 +147,6 @@ func (f *upFlags) complete(c *cobra.Command) (err error) {
 		f.cfg.Ports = append(f.cfg.Ports, two[:]...)
 	}
 	f.cfg.Sizes = f.sizes
-	switch f.cfg.Pipe {
-	case "", "softpipe", "refpipe":
-	default:
-		return usage("--pipe %q: want softpipe or refpipe", f.cfg.Pipe)
-	}
 	return f.cfg.Check()
 }
 
@@ -160,7 +162,7 @@ func downCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "down",
 		Short: "End the simulation and remove all that it made",
-		Args:  cobra.NoArgs,
+		Args:  noArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			state, err := stateOf(c)
 			if err != nil {
@@ -203,6 +205,13 @@ func killCommand() *cobra.Command {
 			return Kill(state, args[0])
 		},
 	}
+}
+
+func noArgs(c *cobra.Command, args []string) error {
+	if len(args) > 0 {
+		return usage("%s: %q is not understood", c.CommandPath(), args[0])
+	}
+	return nil
 }
 
 func oneDaemon(c *cobra.Command, args []string) error {

@@ -3,8 +3,12 @@ package sim
 import (
 	"errors"
 	"fmt"
+	"math"
 	"path/filepath"
+	"strconv"
 	"strings"
+
+	"antiphon/hwmodel"
 )
 
 // maxPorts bounds the ports of one simulation: a device has no more, and the
@@ -152,6 +156,16 @@ func (c *Config) Check() error {
 	default:
 		return usage("--transport %q: want unix or tcp", c.Transport)
 	}
+	switch c.Pipe {
+	case "", "softpipe", "refpipe":
+	default:
+		return usage("--pipe %q: want softpipe or refpipe", c.Pipe)
+	}
+	for _, s := range c.Sizes {
+		if err := checkSize(s); err != nil {
+			return err
+		}
+	}
 	switch {
 	case len(c.Ports) == 0:
 		return usage("no port: give at least one --port NAME=WIRE or --cable NAME=NAME")
@@ -159,6 +173,22 @@ func (c *Config) Check() error {
 		return usage("%d ports: at most %d", len(c.Ports), maxPorts)
 	}
 	return c.checkNames()
+}
+
+// checkSize checks an argument of --size.
+func checkSize(s string) error {
+	name, number, ok := strings.Cut(s, "=")
+	if n, err := strconv.ParseUint(number, 10, 32); !ok || err != nil || n == 0 {
+		return usage("--size %q: want TABLE=N with N from 1 to %d", s, uint32(math.MaxUint32))
+	}
+	var known []string
+	for t := hwmodel.TableSettings; int(t) < hwmodel.TableCount; t++ {
+		if t.String() == name {
+			return nil
+		}
+		known = append(known, t.String())
+	}
+	return usage("--size %q: want one of the tables %s", s, strings.Join(known, ", "))
 }
 
 // checkNames finds names that would meet each other.

@@ -46,6 +46,10 @@ func TestCheck(t *testing.T) {
 		{"too long", Config{State: "/run/" + strings.Repeat("x", 100), Ports: port, Transport: "unix"}, "too long"},
 		{"twice", Config{State: "/run/x", Transport: "unix", Ports: []Port{{Name: "a", Wire: "b"}, {Name: "b", Wire: "c"}}}, "twice"},
 		{"apart", Config{State: "/run/x", Transport: "unix", WireNetns: "w", Ports: []Port{{Name: "a", Wire: "b"}, {Name: "b", Wire: "c"}}}, ""},
+		{"pipe", Config{State: "/run/x", Ports: port, Transport: "unix", Pipe: "lead"}, "lead"},
+		{"size", Config{State: "/run/x", Ports: port, Transport: "unix", Sizes: []string{"route=10"}}, ""},
+		{"size zero", Config{State: "/run/x", Ports: port, Transport: "unix", Sizes: []string{"route=0"}}, "TABLE=N"},
+		{"size of what", Config{State: "/run/x", Ports: port, Transport: "unix", Sizes: []string{"tea=1"}}, "neighbor"},
 		{"too many", Config{State: "/run/x", Transport: "unix", Ports: make([]Port, maxPorts+1)}, "at most 256"},
 	} {
 		err := c.cfg.Check()

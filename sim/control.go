@@ -52,7 +52,9 @@ func Start(ctx context.Context, state, name string) error {
 	}
 	defer ns.Close()
 	cmd, err := launch(state, name, ns)
-	if err != nil {
+	if errors.Is(err, unix.EPERM) && r.PID > 0 {
+		return fmt.Errorf("%w; enter the simulation's namespaces first: nsenter --user --net --mount --preserve-credentials -t %d", err, r.PID)
+	} else if err != nil {
 		return err
 	}
 	ended := make(chan struct{})
