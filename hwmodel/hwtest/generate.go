@@ -216,6 +216,9 @@ func RandomFrame(r *rand.Rand) (hwmodel.PortID, []byte) {
 	if r.IntN(12) == 0 {
 		icmpError(r, f, &p)
 	}
+	if r.IntN(15) == 0 && f == hwmodel.IPv6 {
+		chain(&p, 1+r.IntN(20))
+	}
 	if r.IntN(10) == 0 {
 		p.Flags, p.Offset = uint8(r.IntN(8)), uint16(r.IntN(3))
 	}
@@ -242,6 +245,20 @@ func icmpError(r *rand.Rand, f hwmodel.Family, p *Packet) {
 		quoted = quoted[:r.IntN(len(quoted))]
 	}
 	p.Payload = append(p.Payload, quoted...)
+}
+
+// chain puts n destination option headers in front of a UDP header: the kernel's
+// flow dissector gives up after some.
+func chain(p *Packet, n int) {
+	var headers []byte
+	for i := range n {
+		next := byte(60)
+		if i == n-1 {
+			next = 17
+		}
+		headers = append(headers, next, 0, 1, 4, 0, 0, 0, 0)
+	}
+	p.Proto, p.Payload = 60, append(headers, byte(p.SrcPort>>8), byte(p.SrcPort), byte(p.DstPort>>8), byte(p.DstPort), 0, 8, 0, 0)
 }
 
 // mutate damages a frame: bytes, bits and length.

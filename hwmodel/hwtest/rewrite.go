@@ -103,6 +103,24 @@ func testRewrite(t *testing.T, mk maker) {
 		s.apply(t, hwmodel.Batch{Delete: hwmodel.Keys{Neighbors: []hwmodel.NeighborKey{{Interface: ifaceOf(2), Addr: host6(2)}}}})
 		s.expect(t, sc.in, sc.pkt.Frame(), trapped(hwmodel.ReasonNeighborUnresolved))
 	})
+	for _, f := range []hwmodel.Family{hwmodel.IPv4, hwmodel.IPv6} {
+		t.Run(fmt.Sprintf("IPv%d/route-mtu", f), func(t *testing.T) {
+			sc := newScene(f)
+			length := uint32(len(sc.pkt.Frame()) - 14)
+			sc.target().MTU = length
+			s.load(t, sc.Entries)
+			s.expect(t, sc.in, sc.pkt.Frame(), forwarded(sc.pkt, 2))
+			sc.target().MTU = length - 1
+			s.load(t, sc.Entries)
+			s.expect(t, sc.in, sc.pkt.Frame(), trapped(hwmodel.ReasonTooBig))
+		})
+	}
+	t.Run("IPv6/same-interface", func(t *testing.T) {
+		sc := newScene(hwmodel.IPv6)
+		sc.pkt.To = host6(1)
+		s.load(t, sc.Entries)
+		s.expect(t, sc.in, sc.pkt.Frame(), trapped(hwmodel.ReasonRedirectDue))
+	})
 	t.Run("IPv4/same-interface", func(t *testing.T) {
 		sc := newScene(hwmodel.IPv4)
 		sc.pkt.To = host4(1)

@@ -82,6 +82,8 @@ func testRules(t *testing.T, mk maker) {
 			{"not-from-other", []hwmodel.Rule{rule(2, func(r *hwmodel.Rule) { r.From, r.Not = elsewhere, true }), lookup(1)}, out(3)},
 			{"not-inverts-the-whole", []hwmodel.Rule{rule(2, func(r *hwmodel.Rule) { r.From, r.To, r.Not = from, elsewhere, true }), lookup(1)}, out(3)},
 			{"not-in", []hwmodel.Rule{rule(2, func(r *hwmodel.Rule) { r.In, r.Not = ifaceOf(1), true }), lookup(1)}, out(2)},
+			{"not-in-other", []hwmodel.Rule{rule(2, func(r *hwmodel.Rule) { r.In, r.Not = ifaceOf(2), true }), lookup(1)}, out(3)},
+			{"not-to-other", []hwmodel.Rule{rule(2, func(r *hwmodel.Rule) { r.To, r.Not = elsewhere, true }), lookup(1)}, out(3)},
 			{"not-drop", []hwmodel.Rule{{Not: true, From: elsewhere, Action: hwmodel.RuleDrop, Reason: hwmodel.ReasonProhibit, SuppressPrefixLen: -1}, lookup(1)}, dropped(hwmodel.ReasonProhibit)},
 
 			{"suppress-default", []hwmodel.Rule{rule(4, func(r *hwmodel.Rule) { r.SuppressPrefixLen = 0 }), lookup(1)}, out(2)},

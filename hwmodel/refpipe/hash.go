@@ -31,7 +31,8 @@ const (
 )
 
 // multipathHash is fib_multipath_hash_from_keys (include/net/ip_fib.h) shifted as
-// its callers do: 31 bits. Addresses and ports are each put in order first, so
+// its callers do: 31 bits. (The kernel makes a hash of 0 a 1 first, which the shift
+// hides.) Addresses and ports are each put in order first, so
 // that both directions hash alike (__flow_hash_consistentify,
 // net/core/flow_dissector.c).
 func multipathHash(k flowKeys, seed uint32) uint32 {
@@ -52,11 +53,7 @@ func multipathHash(k flowKeys, seed uint32) uint32 {
 	copy(b[offsetAddrs+len(low):], high)
 
 	half := uint64(seed)<<32 | uint64(seed)
-	hash := uint32(siphash.Hash(half, half, b))
-	if hash == 0 {
-		hash = 1
-	}
-	return hash >> 1
+	return uint32(siphash.Hash(half, half, b)) >> 1
 }
 
 // addrLess orders addresses as a little-endian kernel does: IPv4 as the integer
