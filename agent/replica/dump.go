@@ -3,6 +3,7 @@ package replica
 import (
 	"errors"
 	"fmt"
+	"slices"
 
 	"golang.org/x/sys/unix"
 
@@ -59,7 +60,6 @@ type flight struct {
 	rows   uint64
 	bad    string // why it can settle nothing
 	staged []*entry
-	replay []happening
 }
 
 func (f *flight) spoil(why string) {
@@ -239,6 +239,7 @@ func (r *Replica) DumpEnd(seq uint64, end *transport.DumpEnd) error {
 	}
 	if f.kind == netstate.KindLink && f.begun {
 		r.barrier = f.began
+		r.recent = slices.DeleteFunc(r.recent, func(h happening) bool { return h.at <= f.began })
 	}
 	if f.bad != "" && !r.wrong.sweepFailed {
 		r.stats.DumpsInterrupted++

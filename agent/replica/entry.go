@@ -49,12 +49,13 @@ func (r *Replica) reap() {
 	}
 }
 
-// forget drops tombstones although dumps are owed or in flight: those must begin
-// anew then.
-func (r *Replica) forget() {
+// forget drops tombstones and events although dumps are owed or in flight: those
+// must begin anew then.
+func (r *Replica) forget(why string) {
 	if r.flight != nil {
-		r.flight.spoil("too many keys deleted meanwhile")
+		r.flight.spoil(why)
 	}
+	r.recent = nil
 	r.barrier = 0
 	for k := range r.debts {
 		for i := range r.debts[k] {

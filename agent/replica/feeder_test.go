@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"slices"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -215,5 +216,6 @@ func diffRows(have, want map[netstate.Key]*netstate.Row) []string {
 			diffs = append(diffs, fmt.Sprintf("%v: missing", k))
 		}
 	}
+	slices.Sort(diffs)
 	return diffs
 }

@@ -96,7 +96,7 @@ func (r *Replica) told(e *entry) {
 func (r *Replica) buried(e *entry) {
 	r.rest(e)
 	if r.tombs++; r.tombs > maxTombstones {
-		r.forget()
+		r.forget("too many keys deleted meanwhile")
 	}
 }
 

@@ -2,6 +2,7 @@ package replica
 
 import (
 	"bytes"
+	"maps"
 	"math/rand/v2"
 	"slices"
 
@@ -140,8 +141,8 @@ func (k *kernel) flush(id uint32, any bool) {
 
 // flushNexthops does what nexthop_flush_dev does.
 func (k *kernel) flushNexthops(id uint32) {
-	for n, h := range k.nexthops {
-		if h.oif == id {
+	for _, n := range slices.Sorted(maps.Keys(k.nexthops)) {
+		if h := k.nexthops[n]; h != nil && h.oif == id {
 			k.removeNexthop(n, false)
 		}
 	}
@@ -153,8 +154,9 @@ func (k *kernel) removeNexthop(id uint32, said bool) {
 	if said {
 		k.say(nexthopMsg(unix.RTM_DELNEXTHOP, id, 0, nil))
 	}
-	for g, h := range k.nexthops {
-		if !slices.Contains(h.members, id) {
+	for _, g := range slices.Sorted(maps.Keys(k.nexthops)) {
+		h := k.nexthops[g]
+		if h == nil || !slices.Contains(h.members, id) {
 			continue
 		}
 		h.members = slices.DeleteFunc(slices.Clone(h.members), func(m uint32) bool { return m == id })

@@ -6,10 +6,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// happening is an event that may delete rows in silence. It is remembered while
-// a dump is in flight, for rows that the dump read before the event and that
-// the Replica does not know yet.
+// happening is an event that may delete rows in silence. It is remembered for rows
+// that a dump read before the event took effect and that the Replica gets to know
+// only when that dump ends.
 type happening struct {
+	at   uint64 // clock
 	why  Rule
 	id   uint32   // interface or nexthop
 	addr [16]byte // preferred source
@@ -78,14 +79,16 @@ func (r *Replica) addressGone(k netstate.Key) {
 }
 
 // happen applies an event to all rows known now, and remembers it for those that
-// a dump in flight will bring.
+// a dump owed or in flight will bring.
 func (r *Replica) happen(h happening) {
-	if f := r.flight; f != nil && f.begun {
-		if len(f.replay) < maxReplay {
-			f.replay = append(f.replay, h)
-		} else {
-			f.spoil("too many events meanwhile")
-		}
+	h.at = r.clock
+	switch {
+	case !r.owing() && r.flight == nil:
+		r.recent = nil // dumps to come are after all of them
+	case len(r.recent) < maxReplay:
+		r.recent = append(r.recent, h)
+	default:
+		r.forget("too many events meanwhile")
 	}
 	r.apply(h)
 }

@@ -20,8 +20,8 @@ const (
 	// kernel can delete in half a second. Beyond, the dump in flight settles
 	// nothing and all that are owed begin anew.
 	maxTombstones = 1 << 17
-	// maxReplay bounds the events remembered for rows that a dump in flight has
-	// not delivered yet. Beyond, that dump settles nothing.
+	// maxReplay bounds the events remembered for rows that dumps owed or in flight
+	// have not delivered yet. Beyond, those dumps begin anew as well.
 	maxReplay = 1024
 )
 
@@ -56,6 +56,8 @@ type Replica struct {
 	// kernel says that a link is down before it flushes the link's routes, and
 	// a dump of routes without RTNL in between would still show them.
 	barrier uint64
+	// recent are the events since the barrier.
+	recent []happening
 	// lost is when notifications were last lost (or the session began); verified
 	// is when the last verified whole dump of each kind began. A kind counts
 	// when verified > lost.

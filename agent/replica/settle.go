@@ -34,10 +34,12 @@ func (r *Replica) settle(f *flight) {
 	if f.scope == (scope{}) && f.bad == "" {
 		r.verified[f.kind] = f.began
 	}
-	// What happened while the dump ran happened to the rows it brought, too.
+	// What happened since may have happened to the rows that it brought, too.
 	if !r.wrong.noReplay {
-		for _, h := range f.replay {
-			r.apply(h)
+		for _, h := range r.recent {
+			if h.at > f.since {
+				r.apply(h)
+			}
 		}
 	}
 }
