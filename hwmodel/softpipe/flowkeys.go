@@ -17,9 +17,9 @@ const (
 	protoSCTP     = 132
 	protoUDPLite  = 136
 
-	// maxExtensions bounds the headers that the dissector walks
-	// (MAX_FLOW_DISSECT_HDRS).
-	maxExtensions = 15
+	// maxExtensions bounds the headers that the dissector walks: the first and
+	// MAX_FLOW_DISSECT_HDRS repetitions.
+	maxExtensions = 1 + 15
 )
 
 // l3keys4 is policy 0 for IPv4: the addresses, of an ICMP error the ones of the

@@ -193,8 +193,12 @@ func ip4Packet(r *rand.Rand, i int, proto byte, payload []byte) []byte {
 }
 
 func ip6Packet(r *rand.Rand, i int, proto byte, payload []byte) []byte {
-	for range r.IntN(4) {
-		switch next := proto; r.IntN(4) {
+	extensions := r.IntN(4)
+	if i%8 == 1 {
+		extensions = 13 + r.IntN(6) // around what the dissector walks
+	}
+	for range extensions {
+		switch next := proto; kind(r, extensions) {
 		case 0: // destination options: one PadN
 			payload = append([]byte{next, 0, 1, 4, 0, 0, 0, 0}, payload...)
 			proto = 60
@@ -223,4 +227,12 @@ func ip6Packet(r *rand.Rand, i int, proto byte, payload []byte) []byte {
 	copy(ip[8:], src[:])
 	copy(ip[24:], dst[:])
 	return append(h, payload...)
+}
+
+// kind picks an extension header; long chains are all destination options.
+func kind(r *rand.Rand, extensions int) int {
+	if extensions > 4 {
+		return 0
+	}
+	return r.IntN(4)
 }

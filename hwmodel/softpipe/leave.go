@@ -102,43 +102,34 @@ func (t *tables) onlink(f int, iface uint32, a addr) uint32 {
 	return t.onlink6[k]
 }
 
-// rewrite4 does the stage rewrite for IPv4.
-func (w *worker) rewrite4() {
-	for _, i := range w.live[0].each() {
-		f := w.addressed(i)
+// rewrite does the stage rewrite: it makes a packet Forward, cuts its frame to the
+// IP length, and writes link-layer addresses and TTL or hop limit.
+func (w *worker) rewrite(f int) {
+	t, v := w.t, w.v
+	for _, i := range w.live[f].each() {
+		p := &w.pkt[i]
+		p.stage = stageRewrite
+		out := &t.iface[p.out]
+		v.Verdict[i], v.Out[i] = hwmodel.Forward, out.port
+		frame := v.Frame[i]
+		if n := ethLen + int(p.ipLen); n < len(frame) {
+			frame = frame[:n]
+			v.Frame[i] = frame
+		}
+		h := (*[ethLen + ip4Len]byte)(frame) // no IP header is shorter
+		binary.LittleEndian.PutUint64(h[:], t.neigh[p.neigh].mac|out.mac<<48)
+		binary.LittleEndian.PutUint32(h[8:], uint32(out.mac>>16))
+		if f == 1 {
+			h[ethLen+7]--
+			continue
+		}
 		// TTL - 1, and the checksum with it as ip_decrease_ttl does
 		// (include/net/ip.h; RFC 1624): never 0xffff.
-		sum := uint32(binary.BigEndian.Uint16(f[ethLen+10:])) + 0x100
+		sum := uint32(binary.BigEndian.Uint16(h[ethLen+10:])) + 0x100
 		if sum >= 0xffff {
 			sum++
 		}
-		f[ethLen+8]--
-		binary.BigEndian.PutUint16(f[ethLen+10:], uint16(sum))
+		h[ethLen+8]--
+		binary.BigEndian.PutUint16(h[ethLen+10:], uint16(sum))
 	}
-}
-
-// rewrite6 does the stage rewrite for IPv6.
-func (w *worker) rewrite6() {
-	for _, i := range w.live[1].each() {
-		w.addressed(i)[ethLen+7]--
-	}
-}
-
-// addressed makes a packet Forward, cuts its frame to the IP length, and writes
-// the link-layer addresses. It returns the frame, at least 34 bytes.
-func (w *worker) addressed(i uint8) []byte {
-	p, v := &w.pkt[i], w.v
-	out := &w.t.iface[p.out]
-	v.Verdict[i], v.Out[i] = hwmodel.Forward, out.port
-	p.stage = stageRewrite
-	f := v.Frame[i]
-	if n := ethLen + int(p.ipLen); n < len(f) {
-		f = f[:n]
-		v.Frame[i] = f
-	}
-	_ = f[ethLen+ip4Len-1]
-	dst := w.t.neigh[p.neigh].mac
-	binary.LittleEndian.PutUint64(f, dst|out.mac<<48)
-	binary.LittleEndian.PutUint32(f[8:], uint32(out.mac>>16))
-	return f
 }

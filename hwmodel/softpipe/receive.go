@@ -22,13 +22,16 @@ const (
 	tagS      = 0x88a8 // 802.1ad
 )
 
-// receive does the stages parse to ttl, and lists what lives on by family.
+// receive does the stages parse to family, and lists what lives on by family.
 func (w *worker) receive() {
 	t, v := w.t, w.v
-	w.live[0].n, w.live[1].n = 0, 0
-	for k := range min(v.N, hwmodel.VectorSize) {
+	n := uint(max(0, min(v.N, hwmodel.VectorSize)))
+	clear(v.Verdict[:n]) // Trap
+	clear(v.Reason[:n])
+	clear(v.Out[:n])
+	var live [2]int
+	for k := range n {
 		i := uint8(k)
-		v.Verdict[i], v.Reason[i], v.Out[i] = hwmodel.Trap, hwmodel.ReasonNone, 0
 		f, p := v.Frame[i], &w.pkt[i]
 		if len(f) < ethLen {
 			w.trap(i, stageParse, hwmodel.ReasonMalformed)
@@ -47,13 +50,20 @@ func (w *worker) receive() {
 			w.trap(i, stageParse, hwmodel.ReasonNotIP)
 			continue
 		}
-		p.in = 0
-		if in := int(v.In[i]); in < len(t.portIface) {
-			p.in = t.portIface[in]
+		slot := uint32(0)
+		if port := int(v.In[i]); port < len(t.portIface) {
+			slot = t.portIface[port]
 		}
-		in := &t.iface[p.in]
-		switch dst := binary.LittleEndian.Uint64(f) & mac48; {
-		case p.in == 0:
+		p.in = slot
+		in := &t.iface[slot]
+		dst := binary.LittleEndian.Uint64(f) & mac48
+		if slot != 0 && dst == in.mac && dst&1 == 0 && in.in[family]|t.trap[family] == hwmodel.ReasonNone && t.programmed {
+			w.live[family].at[live[family]&0xff] = i
+			live[family]++
+			continue
+		}
+		switch {
+		case slot == 0:
 			w.trap(i, stageInterface, hwmodel.ReasonNoInterface)
 		case !t.programmed:
 			w.trap(i, stageInterface, hwmodel.ReasonNotProgrammed)
@@ -63,52 +73,59 @@ func (w *worker) receive() {
 			w.trap(i, stageMAC, hwmodel.ReasonNotOurMAC)
 		case t.trap[family] != hwmodel.ReasonNone:
 			w.trap(i, stageFamily, t.trap[family])
-		case in.in[family] != hwmodel.ReasonNone:
-			w.trap(i, stageFamily, in.in[family])
-		case family == 0:
-			w.header4(i, f[ethLen:], in)
 		default:
-			w.header6(i, f[ethLen:])
+			w.trap(i, stageFamily, in.in[family])
 		}
 	}
+	w.live[0].n, w.live[1].n = live[0], live[1]
 }
 
-// header4 does the stages header to ttl for IPv4. h is the frame from its IP
-// header on.
-func (w *worker) header4(i uint8, h []byte, in *iface) {
-	if len(h) < ip4Len {
-		w.trap(i, stageHeader, hwmodel.ReasonMalformed)
-		return
-	}
-	a, b, c := binary.LittleEndian.Uint64(h), binary.LittleEndian.Uint64(h[8:]), binary.LittleEndian.Uint32(h[16:])
-	p := &w.pkt[i]
-	p.ipLen = uint32(bits.ReverseBytes16(uint16(a >> 16)))
-	if uint8(a) != 0x45 {
-		r := hwmodel.ReasonIPOptions
-		if uint8(a)>>4 != 4 {
-			r = hwmodel.ReasonMalformed
+// headers4 does the stages header to ttl for IPv4.
+func (w *worker) headers4() {
+	t, v, live := w.t, w.v, &w.live[0]
+	n := 0
+	for _, i := range live.each() {
+		h := v.Frame[i][ethLen:]
+		if len(h) < ip4Len {
+			w.trap(i, stageHeader, hwmodel.ReasonMalformed)
+			continue
 		}
-		w.trap(i, stageHeader, r)
-		return
+		a, b, c := binary.LittleEndian.Uint64(h), binary.LittleEndian.Uint64(h[8:]), binary.LittleEndian.Uint32(h[16:])
+		total := uint32(bits.ReverseBytes16(uint16(a >> 16)))
+		if uint8(a) != 0x45 {
+			r := hwmodel.ReasonIPOptions
+			if uint8(a)>>4 != 4 {
+				r = hwmodel.ReasonMalformed
+			}
+			w.trap(i, stageHeader, r)
+			continue
+		}
+		if total < ip4Len || int(total) > len(h) || !sum20(a, b, c) {
+			w.trap(i, stageHeader, hwmodel.ReasonMalformed)
+			continue
+		}
+		src, dst := bits.ReverseBytes32(uint32(b>>32)), bits.ReverseBytes32(c)
+		w.src4[i], w.dst4[i] = src, dst
+		p := &w.pkt[i]
+		p.ipLen = total
+		switch {
+		case special4(src):
+			w.trap(i, stageSource, hwmodel.ReasonMartianSource)
+			continue
+		case t.ownSet.has(src) && !t.iface[p.in].acceptLocal:
+			w.trap(i, stageSource, hwmodel.ReasonOwnSource)
+			continue
+		case special4(dst):
+			w.trap(i, stageDest, hwmodel.ReasonMartianDest)
+			continue
+		case uint8(b) <= 1:
+			w.trap(i, stageTTL, hwmodel.ReasonTTLExpired)
+			continue
+		}
+		live.at[n&0xff] = i
+		n++
 	}
-	if p.ipLen < ip4Len || int(p.ipLen) > len(h) || !sum20(a, b, c) {
-		w.trap(i, stageHeader, hwmodel.ReasonMalformed)
-		return
-	}
-	src, dst := bits.ReverseBytes32(uint32(b>>32)), bits.ReverseBytes32(c)
-	w.src4[i], w.dst4[i] = src, dst
-	switch {
-	case special4(src):
-		w.trap(i, stageSource, hwmodel.ReasonMartianSource)
-	case !in.acceptLocal && w.t.ownSet.has(src):
-		w.trap(i, stageSource, hwmodel.ReasonOwnSource)
-	case special4(dst):
-		w.trap(i, stageDest, hwmodel.ReasonMartianDest)
-	case uint8(b) <= 1:
-		w.trap(i, stageTTL, hwmodel.ReasonTTLExpired)
-	default:
-		w.live[0].add(i)
-	}
+	live.n = n
 }
 
 // sum20 reports whether the ones' complement sum (RFC 1071) of a 20-byte header,
@@ -127,11 +144,26 @@ func special4(a uint32) bool {
 	return a == 0 || a>>24 == 127 || a>>28 == 14 || a == 1<<32-1
 }
 
-// header6 does the stages header to ttl for IPv6.
-func (w *worker) header6(i uint8, h []byte) {
+// headers6 does the stages header to ttl for IPv6.
+func (w *worker) headers6() {
+	live := &w.live[1]
+	n := 0
+	for _, i := range live.each() {
+		if s, r := w.header6(i, w.v.Frame[i][ethLen:]); r != hwmodel.ReasonNone {
+			w.trap(i, s, r)
+			continue
+		}
+		live.at[n&0xff] = i
+		n++
+	}
+	live.n = n
+}
+
+// header6 returns the first objection to an IPv6 header. h is the frame from the
+// header on.
+func (w *worker) header6(i uint8, h []byte) (stage, hwmodel.Reason) {
 	if len(h) < ip6Len {
-		w.trap(i, stageHeader, hwmodel.ReasonMalformed)
-		return
+		return stageHeader, hwmodel.ReasonMalformed
 	}
 	h40 := (*[ip6Len]byte)(h)
 	p := &w.pkt[i]
@@ -140,28 +172,24 @@ func (w *worker) header6(i uint8, h []byte) {
 	next := h40[6]
 	switch {
 	case h40[0]>>4 != 6 || int(p.ipLen) > len(h):
-		w.trap(i, stageHeader, hwmodel.ReasonMalformed)
-		return
+		return stageHeader, hwmodel.ReasonMalformed
 	case next == hopOpts:
-		w.trap(i, stageHeader, hwmodel.ReasonHopByHop)
-		return
+		return stageHeader, hwmodel.ReasonHopByHop
 	case payload == 0 && next != noNext:
-		w.trap(i, stageHeader, hwmodel.ReasonMalformed)
-		return
+		return stageHeader, hwmodel.ReasonMalformed
 	}
 	src := addr{binary.BigEndian.Uint64(h40[8:]), binary.BigEndian.Uint64(h40[16:])}
 	dst := addr{binary.BigEndian.Uint64(h40[24:]), binary.BigEndian.Uint64(h40[32:])}
 	w.src6[i], w.dst6[i] = src, dst
 	switch {
 	case special6(src) || src == addr{}:
-		w.trap(i, stageSource, hwmodel.ReasonMartianSource)
+		return stageSource, hwmodel.ReasonMartianSource
 	case special6(dst):
-		w.trap(i, stageDest, hwmodel.ReasonMartianDest)
+		return stageDest, hwmodel.ReasonMartianDest
 	case h40[7] <= 1:
-		w.trap(i, stageTTL, hwmodel.ReasonTTLExpired)
-	default:
-		w.live[1].add(i)
+		return stageTTL, hwmodel.ReasonTTLExpired
 	}
+	return stageRules, hwmodel.ReasonNone
 }
 
 // special6 reports ::1, multicast and fe80::/10.

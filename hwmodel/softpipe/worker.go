@@ -122,17 +122,18 @@ func (w *worker) stages(t *tables, v *hwmodel.Vector) {
 		if live.n == 0 {
 			continue
 		}
+		if f == 0 {
+			w.headers4()
+		} else {
+			w.headers6()
+		}
 		w.routes(f)
 		w.leave(f)
 		if f == 0 && t.reverse {
 			w.reverse()
 		}
 		w.neighbors(f)
-		if f == 0 {
-			w.rewrite4()
-		} else {
-			w.rewrite6()
-		}
+		w.rewrite(f)
 		if w.count != nil {
 			w.account(live)
 		}
@@ -159,9 +160,11 @@ func (w *worker) drop(i uint8, s stage, r hwmodel.Reason, c uint32) {
 func (w *worker) account(live *list) {
 	t, counts := w.t, w.count
 	// The counters of many routes are a cache miss each: see lookup.
+	var touched uint64
 	for _, i := range live.each() {
-		w.touched += counts[w.found[i].counter].packets
+		touched += counts[w.found[i].counter].packets
 	}
+	w.touched = touched
 	for _, i := range live.each() {
 		p, rt := &w.pkt[i], &w.found[i]
 		counts[rt.counter].add(p.length, w.now)
