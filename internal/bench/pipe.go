@@ -1,0 +1,63 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"antiphon/hwmodel/softpipe/pipebench"
+)
+
+// perRound is about how many packets one measurement handles.
+const perRound = 4 << 20
+
+// passes is a side of a pipe measurement: packets and CPU time for so many
+// passes over them.
+type passes func(n int) (packets int, cpu time.Duration, err error)
+
+// rate measures packets per second of CPU time.
+func (p passes) rate(each int) measure {
+	return func(context.Context) (float64, error) {
+		n, cpu, err := p(max(1, min(pipebench.MaxPasses, perRound/each)))
+		if err != nil {
+			return 0, err
+		}
+		return float64(n) / cpu.Seconds(), nil
+	}
+}
+
+// forward compares softpipe with the C loop over a number of packets.
+func forward(packets int) func(context.Context) (*pair, error) {
+	return func(context.Context) (*pair, error) {
+		f, err := pipebench.NewForward(pipebench.FullTable, packets)
+		if err != nil {
+			return nil, err
+		}
+		ref, err := f.Reference()
+		if errors.Is(err, pipebench.ErrNoCompiler) {
+			return nil, fmt.Errorf("%w: %w", errLeftOut, err)
+		} else if err != nil {
+			return nil, err
+		}
+		return &pair{
+			reference: passes(ref.Run).rate(packets),
+			product:   passes(f.Run).rate(packets),
+			note:      fmt.Sprintf("%d packets of 64 B, one flow each; %d routes; counters on", packets, pipebench.FullTable),
+			close:     func() { ref.Close() },
+		}, nil
+	}
+}
+
+// parse compares softpipe's parser with gopacket's.
+func parse(context.Context) (*pair, error) {
+	p, err := pipebench.NewParse(pipebench.HotPackets)
+	if err != nil {
+		return nil, err
+	}
+	return &pair{
+		reference: passes(p.Gopacket).rate(pipebench.HotPackets),
+		product:   passes(p.Run).rate(pipebench.HotPackets),
+		note:      fmt.Sprintf("%d packets of 64 B; the pipe also checks addresses, lengths and checksum", pipebench.HotPackets),
+	}, nil
+}
