@@ -206,7 +206,7 @@ func (r *Resolver) wantGroup(id hwmodel.GroupID) (hwmodel.Group, bool) {
 		}
 	}
 	if r.doubtful(g, legs) {
-		legs = []leg{{trap: hwmodel.ReasonNotAPort, weight: 1}}
+		legs = []leg{{trap: hwmodel.ReasonSuspect, weight: 1}}
 	}
 	r.useLegs(g, legs)
 	out := hwmodel.Group{ID: id, Counter: counter}
@@ -238,19 +238,25 @@ func (r *Resolver) legDead(g *group, l leg) bool {
 	return known && ignore
 }
 
-// doubtful reports whether a leg of several may be dead or alive: it has no
-// carrier, and the sysctl that decides is not mirrored for its device. The
-// kernel's spread over the other legs is then unknown.
+// doubtful reports whether a leg of several may be dead or alive without the
+// mirror knowing, so that the kernel's spread over the other legs is unknown: it
+// has no carrier and the sysctl that decides is not mirrored for its device; or
+// its device has no IPv4 address, and losing the last one marks IPv4 legs dead in
+// silence (net/ipv4/fib_frontend.c fib_disable_ip), while never having had one
+// does not.
 func (r *Resolver) doubtful(g *group, legs []leg) bool {
 	if len(legs) < 2 {
 		return false
 	}
 	for _, l := range legs {
 		dev := r.links[l.oif]
-		if l.fixed || l.trap != hwmodel.ReasonNone || dev == nil || !dev.up || dev.lower {
+		if l.fixed || l.trap != hwmodel.ReasonNone || dev == nil || !dev.up {
 			continue
 		}
-		if _, known := r.settings.ignoreLinkdown(dev.name, g.family); !known {
+		if g.family == afInet && r.addressed[l.oif] == 0 {
+			return true
+		}
+		if _, known := r.settings.ignoreLinkdown(dev.name, g.family); !known && !dev.lower {
 			return true
 		}
 	}

@@ -78,15 +78,21 @@ func (r *Resolver) changeLink(c netstate.Change) error {
 			r.tHop.touch(h.id)
 		}
 	}
-	for _, g := range r.groups {
-		if slices.ContainsFunc(g.legs, func(l leg) bool { return l.oif == id }) {
-			r.tGroup.touch(g.id)
-		}
-	}
+	r.touchGroupsOn(id)
 	if old == nil || now == nil || old.name != now.name {
 		r.touchRules() // iif and oif selectors go by name
 	}
 	return err
+}
+
+// touchGroupsOn marks the groups that have a leg on the link.
+func (r *Resolver) touchGroupsOn(id uint32) {
+	for _, g := range r.groups {
+		on := func(l leg) bool { return l.oif == id }
+		if slices.ContainsFunc(g.legs, on) || slices.ContainsFunc(g.inline, on) {
+			r.tGroup.touch(g.id)
+		}
+	}
 }
 
 func decodeLink(row *netstate.Row) (*link, error) {
@@ -280,9 +286,8 @@ func keyAddr(k netstate.Key) (netip.Addr, error) {
 	return netip.Addr{}, fmt.Errorf("address family %d, want AF_INET or AF_INET6", k.Family)
 }
 
-// ownAddr is what an address row contributes to the source check.
-type ownAddr struct{ own hwmodel.OwnAddress }
-
+// changeAddr: IPv4 addresses are what no packet may have as source, and a link
+// that loses its last one makes ECMP legs dead (see doubtful).
 func (r *Resolver) changeAddr(c netstate.Change) error {
 	if c.Key.Family != afInet {
 		return nil
@@ -297,9 +302,16 @@ func (r *Resolver) changeAddr(c netstate.Change) error {
 	case c.Row == nil && had:
 		delete(r.addrs, c.Key)
 		r.disown(own)
+		if r.addressed[c.Key.ID]--; r.addressed[c.Key.ID] == 0 {
+			delete(r.addressed, c.Key.ID)
+			r.touchGroupsOn(c.Key.ID)
+		}
 	case c.Row != nil && !had:
-		r.addrs[c.Key] = ownAddr{own}
+		r.addrs[c.Key] = struct{}{}
 		r.own4(own)
+		if r.addressed[c.Key.ID]++; r.addressed[c.Key.ID] == 1 {
+			r.touchGroupsOn(c.Key.ID)
+		}
 	}
 	return nil
 }

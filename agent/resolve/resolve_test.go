@@ -152,6 +152,8 @@ func TestDeadLegs(t *testing.T) {
 	w := newWorld(t, "swp1", "swp2")
 	w.neighbor(1, "192.0.2.1", nudReachable)
 	w.neighbor(2, "192.0.2.5", nudReachable)
+	a1 := w.address(1, "192.0.2.2/30")
+	w.address(2, "192.0.2.6/30")
 	k := w.route(routeSpec{dst: "10.0.0.0/8", legs: []legSpec{{dev: 1, gw: "192.0.2.1", weight: 3}, {dev: 2, gw: "192.0.2.5"}}})
 	dead := func() (out []bool) {
 		w.Helper()
@@ -178,6 +180,10 @@ func TestDeadLegs(t *testing.T) {
 		t.Errorf("dead %v", got)
 	}
 	w.fate(k, Trapped, hwmodel.ReasonInterfaceDown)
+	w.link(1, "swp1", iffUp|iffLowerUp, nil)
+	w.fate(k, Offloaded, 0)
+	w.gone(a1) // marks the leg dead in silence
+	w.fate(k, Trapped, hwmodel.ReasonSuspect)
 }
 
 func TestNexthopObjects(t *testing.T) {

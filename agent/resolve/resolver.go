@@ -18,7 +18,8 @@ type Resolver struct {
 	neighbors map[netstate.Key]neighbor
 	objects   map[uint32]*object // nexthop objects by id
 	rules     map[netstate.Key]rule
-	addrs     map[netstate.Key]ownAddr
+	addrs     map[netstate.Key]struct{}
+	addressed map[uint32]int // IPv4 addresses by link
 	dests     map[hwmodel.RouteKey]*dest
 	wide      map[hwmodel.RouteKey]struct{} // local-table prefixes shorter than a host's
 	// population is the number of prefixes by table and family.
@@ -53,7 +54,8 @@ func New(caps hwmodel.Capabilities) *Resolver {
 		neighbors:  map[netstate.Key]neighbor{},
 		objects:    map[uint32]*object{},
 		rules:      map[netstate.Key]rule{},
-		addrs:      map[netstate.Key]ownAddr{},
+		addrs:      map[netstate.Key]struct{}{},
+		addressed:  map[uint32]int{},
 		dests:      map[hwmodel.RouteKey]*dest{},
 		wide:       map[hwmodel.RouteKey]struct{}{},
 		population: map[tableFamily]int{},

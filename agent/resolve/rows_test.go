@@ -136,6 +136,17 @@ func (w *world) neighbor(index uint32, addr string, state uint16) netstate.Key {
 	}))
 }
 
+func (w *world) address(index uint32, prefix string) netstate.Key {
+	w.Helper()
+	p := netip.MustParsePrefix(prefix)
+	fixed := []byte{af(p.Addr()), byte(p.Bits()), 0x80, 0, 0, 0, 0, 0}
+	binary.NativeEndian.PutUint32(fixed[4:], index)
+	return w.row(message(w.T, 20, fixed, func(ae *netlink.AttributeEncoder) {
+		ae.Bytes(1, p.Addr().AsSlice()) // IFA_ADDRESS
+		ae.Bytes(2, p.Addr().AsSlice()) // IFA_LOCAL
+	}))
+}
+
 func af(a netip.Addr) uint8 {
 	if a.Is4() {
 		return afInet
