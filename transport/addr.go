@@ -61,6 +61,12 @@ func parse(raw string) (endpoint, error) {
 	return endpoint{}, fmt.Errorf("address %q: want unix:///path or tcp://127.0.0.1:port", raw)
 }
 
+// Check reports whether an address is one that Listen and Dial take.
+func Check(raw string) error {
+	_, err := parse(raw)
+	return err
+}
+
 // URL is the address of a listener in the form that Listen and Dial take.
 func URL(l net.Listener) string {
 	if a := l.Addr(); a.Network() == "unix" {

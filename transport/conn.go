@@ -59,6 +59,7 @@ func dial(dialer func(context.Context, string) (net.Conn, error), opts []grpc.Di
 		grpc.WithWriteBufferSize(ioBuffer),
 		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: KeepaliveTime, Timeout: KeepaliveTimeout, PermitWithoutStream: true}),
 		grpc.WithDisableServiceConfig(),
+		grpc.WithDisableRetry(), // it would keep what was sent
 	}, opts...)...)
 }
 

@@ -15,6 +15,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"antiphon/hostshim"
+	"antiphon/transport"
 )
 
 // Exit statuses. A supervisor must not restart a fenced shim: a newer one holds
@@ -51,6 +52,9 @@ func run(ctx context.Context, args []string) int {
 		RunE: func(*cobra.Command, []string) error {
 			if opt.Agent == "" || opt.API == "" {
 				return errors.New("--agent and --api are needed")
+			}
+			if err := transport.Check(opt.Agent); err != nil {
+				return fmt.Errorf("--agent: %w", err)
 			}
 			l, err := zerolog.ParseLevel(level)
 			if err != nil {

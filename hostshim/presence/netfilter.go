@@ -3,6 +3,7 @@ package presence
 import (
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
@@ -126,7 +127,7 @@ func parseChain(b []byte) (hook, error) {
 	return parseHook(b, nftaChainName, nftaChainHook, func(d *netlink.AttributeDecoder, h *hook) {
 		switch d.Type() {
 		case nftaHookDev:
-			h.devs = append(h.devs, d.String())
+			h.device(d.String())
 		case nftaHookDevs:
 			d.Nested(h.devices)
 		}
@@ -180,11 +181,18 @@ func parseHook(b []byte, nameAttr, hookAttr uint16, more func(*netlink.Attribute
 	return h, nil
 }
 
+// device adds a device; a chain with one device names it in both attributes.
+func (h *hook) device(name string) {
+	if !slices.Contains(h.devs, name) {
+		h.devs = append(h.devs, name)
+	}
+}
+
 // devices reads NFTA_HOOK_DEVS. Anything but a name (a prefix, say) is any device.
 func (h *hook) devices(d *netlink.AttributeDecoder) error {
 	for d.Next() {
 		if d.Type() == nftaDevName {
-			h.devs = append(h.devs, d.String())
+			h.device(d.String())
 		} else {
 			h.anyDev = true
 		}
