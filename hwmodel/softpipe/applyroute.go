@@ -70,7 +70,7 @@ func (c *change) newRoute() uint32 {
 		c.freeRoute = c.freeRoute[:n-1]
 		return slot
 	}
-	c.route = append(c.route, route{})
+	c.route = more(c.route, 1)
 	return uint32(len(c.route) - 1)
 }
 

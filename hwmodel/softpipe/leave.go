@@ -71,24 +71,57 @@ func (w *worker) choose(i uint8, f int, g *group) bool {
 	panic("softpipe: hash above the last leg's bound") // which is 1<<31 - 1
 }
 
-// neighbors does the stage neighbor.
-func (w *worker) neighbors(f int) {
-	t, live := w.t, &w.live[f]
-	n := 0
-	for _, i := range live.each() {
+// send does the stages neighbor and rewrite: it makes a packet Forward, cuts its
+// frame to the IP length, writes link-layer addresses and TTL or hop limit, and
+// counts it on all it went through.
+func (w *worker) send(f int) {
+	t, v := w.t, w.v
+	for _, i := range w.live[f].each() {
 		p := &w.pkt[i]
 		if p.neigh == 0 {
 			_, dst := w.addrs(f, i)
 			p.neigh = t.onlink(f, p.out, dst)
 		}
-		if !t.neigh[p.neigh].present {
+		to := &t.neigh[p.neigh]
+		if !to.present {
 			w.trap(i, stageNeighbor, hwmodel.ReasonNeighborUnresolved)
 			continue
 		}
-		live.at[n&0xff] = i
-		n++
+		p.stage = stageRewrite
+		out := &t.iface[p.out]
+		v.Verdict[i], v.Out[i] = hwmodel.Forward, out.port
+		frame := v.Frame[i]
+		if n := ethLen + int(p.ipLen); n < len(frame) {
+			frame = frame[:n]
+			v.Frame[i] = frame
+		}
+		h := (*[ethLen + ip4Len]byte)(frame) // no IP header is shorter
+		binary.LittleEndian.PutUint64(h[:], to.mac|out.mac<<48)
+		binary.LittleEndian.PutUint32(h[8:], uint32(out.mac>>16))
+		if f == 1 {
+			h[ethLen+7]--
+		} else {
+			// TTL - 1, and the checksum with it as ip_decrease_ttl does
+			// (include/net/ip.h; RFC 1624): never 0xffff.
+			sum := uint32(binary.BigEndian.Uint16(h[ethLen+10:])) + 0x100
+			if sum >= 0xffff {
+				sum++
+			}
+			h[ethLen+8]--
+			binary.BigEndian.PutUint16(h[ethLen+10:], uint16(sum))
+		}
+		if w.count == nil {
+			continue
+		}
+		rt := &w.found[i]
+		w.count[rt.counter].add(p.length, w.now)
+		if c := t.group[rt.group].counter; c != 0 {
+			w.count[c].add(p.length, w.now)
+		}
+		if to.counter != 0 {
+			w.count[to.counter].add(p.length, w.now)
+		}
 	}
-	live.n = n
 }
 
 // onlink returns the slot of the neighbour with this address, 0 if unresolved.
@@ -100,36 +133,4 @@ func (t *tables) onlink(f int, iface uint32, a addr) uint32 {
 	binary.BigEndian.PutUint64(k.addr[:8], a.hi)
 	binary.BigEndian.PutUint64(k.addr[8:], a.lo)
 	return t.onlink6[k]
-}
-
-// rewrite does the stage rewrite: it makes a packet Forward, cuts its frame to the
-// IP length, and writes link-layer addresses and TTL or hop limit.
-func (w *worker) rewrite(f int) {
-	t, v := w.t, w.v
-	for _, i := range w.live[f].each() {
-		p := &w.pkt[i]
-		p.stage = stageRewrite
-		out := &t.iface[p.out]
-		v.Verdict[i], v.Out[i] = hwmodel.Forward, out.port
-		frame := v.Frame[i]
-		if n := ethLen + int(p.ipLen); n < len(frame) {
-			frame = frame[:n]
-			v.Frame[i] = frame
-		}
-		h := (*[ethLen + ip4Len]byte)(frame) // no IP header is shorter
-		binary.LittleEndian.PutUint64(h[:], t.neigh[p.neigh].mac|out.mac<<48)
-		binary.LittleEndian.PutUint32(h[8:], uint32(out.mac>>16))
-		if f == 1 {
-			h[ethLen+7]--
-			continue
-		}
-		// TTL - 1, and the checksum with it as ip_decrease_ttl does
-		// (include/net/ip.h; RFC 1624): never 0xffff.
-		sum := uint32(binary.BigEndian.Uint16(h[ethLen+10:])) + 0x100
-		if sum >= 0xffff {
-			sum++
-		}
-		h[ethLen+8]--
-		binary.BigEndian.PutUint16(h[ethLen+10:], uint16(sum))
-	}
 }

@@ -1,6 +1,10 @@
 package softpipe
 
-import "antiphon/hwmodel"
+import (
+	"unsafe"
+
+	"antiphon/hwmodel"
+)
 
 // An entry of an lpm4: 0 is nothing, with the top bit set the number of a block,
 // else a route: its prefix length and its slot.
@@ -64,19 +68,21 @@ func (t *lpm4) lookup(a uint32) uint32 {
 	return e & slotMask
 }
 
-// lookupAll looks up dst[i] for every place i, in two passes: first all roots,
-// which are a cache miss each in a large table, then what is left of the few.
-func (t *lpm4) lookupAll(places []uint8, dst, slot *[hwmodel.VectorSize]uint32) {
+// lookupAll looks up dst[i] for every place i.
+func (t *lpm4) lookupAll(places []uint8, dst, slot *[hwmodel.VectorSize]uint32, a *ahead) {
 	root, s := t.root, t.shift&31
-	for _, i := range places {
-		slot[i] = root[dst[i]>>s]
+	if large(root) {
+		for k, i := range places {
+			a[uint8(k)] = dst[i] >> s * uint32(unsafe.Sizeof(root[0]))
+		}
+		fetch(a, root, len(places))
 	}
 	for _, i := range places {
-		if e := slot[i]; e&blockBit != 0 || e == 0 {
-			slot[i] = t.lookup(dst[i])
-		} else {
-			slot[i] = e & slotMask
+		e := root[dst[i]>>s]
+		if e&blockBit != 0 || e == 0 {
+			e = t.lookup(dst[i])
 		}
+		slot[i] = e & slotMask
 	}
 }
 
@@ -192,7 +198,7 @@ func (t *lpm4) newBlock(e uint32) uint32 {
 		b, t.free = t.free[n-1], t.free[:n-1]
 	} else {
 		b = uint32(len(t.blocks) >> 8)
-		t.blocks = append(t.blocks, make([]uint32, blockSize)...)
+		t.blocks = more(t.blocks, blockSize)
 	}
 	block := t.blocks[b<<8:][:blockSize]
 	for i := range block {
@@ -221,7 +227,8 @@ func (t *lpm4) fold(at int) bool {
 // rebuild makes the table anew with another root.
 func (t *lpm4) rebuild(shift uint8) {
 	t.shift = shift
-	t.root = make([]uint32, 1<<(32-shift))
+	n := 1 << (32 - shift)
+	t.root = big[uint32](n, n)
 	t.blocks, t.free = nil, nil
 	t.short = [256]uint32{}
 	for k, slot := range t.slot {

@@ -3,6 +3,7 @@ package softpipe
 import (
 	"encoding/binary"
 	"net/netip"
+	"unsafe"
 
 	"antiphon/hwmodel"
 )
@@ -72,38 +73,49 @@ func (w *worker) match(f int, r *rule) {
 
 // lookup performs a RuleLookup on the matched packets: results go on, traps and
 // drops end, and what found nothing pends again.
-func (w *worker) lookup(f int, r *rule, n uint16) {
+func (w *worker) lookup(f int, r *rule, rule uint16) {
 	matched := w.matched.each()
 	if f == 0 {
-		r.table.v4.lookupAll(matched, &w.dst4, &w.slot)
+		r.table.v4.lookupAll(matched, &w.dst4, &w.slot, &w.ahead)
 	} else {
 		for _, i := range matched {
 			w.slot[i], _ = r.table.v6.Lookup(netip6(w.dst6[i]))
 		}
 	}
-	// A loop of nothing but the read of the row, a cache miss with many routes,
-	// so that as many as possible are under way at a time.
-	rows := w.t.route
-	for _, i := range matched {
-		w.found[i] = rows[w.slot[i]]
+	rows, a := w.t.route, &w.ahead
+	if large(rows) {
+		for k, i := range matched {
+			a[uint8(k)] = w.slot[i] * uint32(unsafe.Sizeof(route{}))
+		}
+		fetch(a, rows, len(matched))
 	}
 	live := &w.live[f]
+	n, ready := live.n, 0
 	for _, i := range matched {
-		slot, rt := w.slot[i], &w.found[i]
+		slot := w.slot[i]
+		rt := &rows[slot]
 		if slot == 0 || rt.action == hwmodel.RouteThrow || int(rt.bits) <= r.suppress {
 			w.pending.add(i)
 			continue
 		}
 		p := &w.pkt[i]
-		p.rule, p.route = n, slot
+		p.rule, p.route = rule, slot
+		w.found[i] = *rt
 		switch rt.action {
 		case hwmodel.RouteForward:
-			live.add(i)
+			live.at[n&0xff] = i
+			n++
+			a[ready&0xff] = rt.counter * uint32(unsafe.Sizeof(count{}))
+			ready++
 		case hwmodel.RouteDrop:
 			w.drop(i, stageRoute, rt.reason, rt.counter)
 		default:
 			w.trap(i, stageRoute, rt.reason)
 		}
+	}
+	live.n = n
+	if large(w.count) {
+		fetch(a, w.count, ready)
 	}
 }
 

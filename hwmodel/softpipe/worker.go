@@ -94,7 +94,7 @@ type worker struct {
 	slot             [hwmodel.VectorSize]uint32
 	found            [hwmodel.VectorSize]route
 
-	touched uint64 // keeps the reads of account alive
+	ahead ahead
 }
 
 // addrs returns a packet's addresses.
@@ -109,7 +109,7 @@ func (w *worker) addrs(f int, i uint8) (src, dst addr) {
 func (w *worker) run(t *tables, v *hwmodel.Vector) {
 	if n := len(t.counters.key); len(w.count) < n {
 		// To the capacity, so that it happens as rarely as keys grow.
-		w.count = append(make([]count, 0, cap(t.counters.key)), w.count...)[:cap(t.counters.key)]
+		w.count = more(w.count, cap(t.counters.key)-len(w.count))
 	}
 	w.stages(t, v)
 }
@@ -118,8 +118,7 @@ func (w *worker) stages(t *tables, v *hwmodel.Vector) {
 	w.t, w.v = t, v
 	w.receive()
 	for f := range w.live {
-		live := &w.live[f]
-		if live.n == 0 {
+		if w.live[f].n == 0 {
 			continue
 		}
 		if f == 0 {
@@ -132,11 +131,7 @@ func (w *worker) stages(t *tables, v *hwmodel.Vector) {
 		if f == 0 && t.reverse {
 			w.reverse()
 		}
-		w.neighbors(f)
-		w.rewrite(f)
-		if w.count != nil {
-			w.account(live)
-		}
+		w.send(f)
 	}
 }
 
@@ -153,26 +148,5 @@ func (w *worker) drop(i uint8, s stage, r hwmodel.Reason, c uint32) {
 	w.pkt[i].stage = s
 	if w.count != nil {
 		w.count[c].add(w.pkt[i].length, w.now)
-	}
-}
-
-// account counts the forwarded packets on all they went through.
-func (w *worker) account(live *list) {
-	t, counts := w.t, w.count
-	// The counters of many routes are a cache miss each: see lookup.
-	var touched uint64
-	for _, i := range live.each() {
-		touched += counts[w.found[i].counter].packets
-	}
-	w.touched = touched
-	for _, i := range live.each() {
-		p, rt := &w.pkt[i], &w.found[i]
-		counts[rt.counter].add(p.length, w.now)
-		if c := t.group[rt.group].counter; c != 0 {
-			counts[c].add(p.length, w.now)
-		}
-		if c := t.neigh[p.neigh].counter; c != 0 {
-			counts[c].add(p.length, w.now)
-		}
 	}
 }
