@@ -215,7 +215,11 @@ func (c *session) act(do Do) error {
 		d := c.mirror.Dumping()
 		if c.started != d.ID {
 			c.started = d.ID
-			if err := c.dumper.Start(d.Kind, d.Filter); err != nil {
+			err := c.dumper.Start(d.Kind, d.Filter)
+			if err != nil && !errors.Is(err, rtnl.ErrRequest) {
+				return fmt.Errorf("%w: %w", errLocal, err)
+			}
+			if err != nil {
 				c.log.Error().Err(err).Msg("the agent asks for an impossible dump")
 				c.mirror.Rows(nil, rtnl.Progress{Done: true, Errno: unix.EINVAL})
 				return nil

@@ -25,6 +25,7 @@ const (
 // Dumper dumps one kind at a time from a socket of its own. It is for one
 // goroutine.
 type Dumper struct {
+	ns      int
 	conn    *netlink.Conn
 	raw     syscall.RawConn
 	seq     uint32
@@ -34,30 +35,46 @@ type Dumper struct {
 	asked   bool
 }
 
-// OpenDumper opens a socket for dumps in a namespace (netns.NS.Fd).
+// OpenDumper opens a socket for dumps in a namespace (netns.NS.Fd), which must
+// stay open as long as the Dumper.
 func OpenDumper(ns int) (*Dumper, error) {
-	conn, err := netlink.Dial(unix.NETLINK_ROUTE, &netlink.Config{NetNS: ns, Strict: true})
-	if err != nil {
-		return nil, fmt.Errorf("open rtnetlink: %w", err)
+	d := &Dumper{ns: ns, room: dumpRoom}
+	if err := d.dial(); err != nil {
+		return nil, err
 	}
-	raw, err := conn.SyscallConn()
-	if err != nil {
-		conn.Close()
-		return nil, fmt.Errorf("rtnetlink socket: %w", err)
+	return d, nil
+}
+
+func (d *Dumper) dial() (err error) {
+	if d.conn, err = netlink.Dial(unix.NETLINK_ROUTE, &netlink.Config{NetNS: d.ns, Strict: true}); err != nil {
+		return fmt.Errorf("open rtnetlink: %w", err)
 	}
-	return &Dumper{conn: conn, raw: raw, room: dumpRoom}, nil
+	if d.raw, err = d.conn.SyscallConn(); err != nil {
+		d.conn.Close()
+		return fmt.Errorf("rtnetlink socket: %w", err)
+	}
+	d.asked = false
+	return nil
 }
 
 // Close closes the socket.
 func (d *Dumper) Close() error { return d.conn.Close() }
 
-// Start begins a dump. A dump that is not finished is abandoned.
+// Start begins a dump. A dump that is not finished is abandoned. ErrRequest means
+// that there is no such dump.
 func (d *Dumper) Start(kind netstate.Kind, f Filter) error {
 	list, err := requests(kind, f)
 	if err != nil {
 		return err
 	}
-	d.pending, d.asked = list, false
+	if d.asked {
+		// The kernel runs one dump per socket and does not break one off.
+		d.conn.Close()
+		if err := d.dial(); err != nil {
+			return err
+		}
+	}
+	d.pending = list
 	return nil
 }
 

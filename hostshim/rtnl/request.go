@@ -2,6 +2,7 @@ package rtnl
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 
 	"golang.org/x/sys/unix"
@@ -16,6 +17,9 @@ type Filter struct {
 	Table  uint32
 	Oif    uint32
 }
+
+// ErrRequest means that a dump of something else than a mirrored kind was asked for.
+var ErrRequest = errors.New("not a mirrored kind")
 
 // nhaOIF is NHA_OIF of linux/nexthop.h.
 const nhaOIF = 5
@@ -52,7 +56,7 @@ func requests(kind netstate.Kind, f Filter) ([]request, error) {
 		return []request{{typ: unix.RTM_GETNEXTHOP, flags: unix.NLM_F_DUMP, body: body}}, nil
 	case netstate.KindAddr, netstate.KindNeighbor, netstate.KindRule, netstate.KindRoute:
 	default:
-		return nil, fmt.Errorf("dump of %v: not a mirrored kind", kind)
+		return nil, fmt.Errorf("%w: %v", ErrRequest, kind)
 	}
 	families := []uint8{f.Family}
 	if f.Family == 0 {
