@@ -6,9 +6,9 @@ import "antiphon/hwmodel/softpipe/pipebench"
 func rows() []row {
 	return []row{
 		{"kernel → shim, full dump of 1M routes", "raw read-only dump of the same table",
-			atLeast(0.80), atLeast(0.60), nil},
+			atLeast(0.80), atLeast(0.60), dump},
 		{"kernel → shim (null sink), live changes", "a bare recvmmsg loop without parsing",
-			atLeast(0.80), atLeast(0.50), nil},
+			atLeast(0.80), atLeast(0.50), live},
 		{"shim → agent", "raw length-prefixed frames, same items and batch",
 			atLeast(0.15), atLeast(0.05), nil},
 		{"persist, first sync", "bbolt load of the same records in sorted order",
