@@ -8,17 +8,18 @@ import (
 
 // leave does the stages group to redirect.
 func (w *worker) leave(f int) {
-	t, live := w.t, &w.live[f]
+	groups, hops, ifaces := w.t.group, w.t.hop, w.t.iface
+	live := &w.live[f]
 	n := 0
 	for _, i := range live.each() {
 		p := &w.pkt[i]
 		rt := &w.found[i]
-		g := &t.group[rt.group]
+		g := &groups[rt.group]
 		p.hop = g.hop
 		if g.live != 1 && !w.choose(i, f, g) {
 			continue
 		}
-		h := &t.hop[p.hop]
+		h := &hops[p.hop]
 		if !h.present {
 			w.trap(i, stageNextHop, hwmodel.ReasonNextHopDead)
 			continue
@@ -28,7 +29,7 @@ func (w *worker) leave(f int) {
 			continue
 		}
 		p.out, p.neigh = h.iface, h.neigh
-		out := &t.iface[p.out]
+		out := &ifaces[h.iface]
 		switch {
 		case !out.present:
 			w.trap(i, stageEgress, hwmodel.ReasonNoInterface)
@@ -39,7 +40,7 @@ func (w *worker) leave(f int) {
 		case p.ipLen > out.mtu || rt.mtu != 0 && p.ipLen > rt.mtu:
 			w.trap(i, stageMTU, hwmodel.ReasonTooBig)
 			continue
-		case p.out == p.in && (f == 1 || out.redirectTrap):
+		case h.iface == p.in && (f == 1 || out.redirectTrap):
 			w.trap(i, stageRedirect, hwmodel.ReasonRedirectDue)
 			continue
 		}
@@ -76,19 +77,20 @@ func (w *worker) choose(i uint8, f int, g *group) bool {
 // counts it on all it went through.
 func (w *worker) send(f int) {
 	t, v := w.t, w.v
+	neighs, ifaces, counts, now := t.neigh, t.iface, w.count, w.now
 	for _, i := range w.live[f].each() {
 		p := &w.pkt[i]
 		if p.neigh == 0 {
 			_, dst := w.addrs(f, i)
 			p.neigh = t.onlink(f, p.out, dst)
 		}
-		to := &t.neigh[p.neigh]
+		to := &neighs[p.neigh]
 		if !to.present {
 			w.trap(i, stageNeighbor, hwmodel.ReasonNeighborUnresolved)
 			continue
 		}
 		p.stage = stageRewrite
-		out := &t.iface[p.out]
+		out := &ifaces[p.out]
 		v.Verdict[i], v.Out[i] = hwmodel.Forward, out.port
 		frame := v.Frame[i]
 		if n := ethLen + int(p.ipLen); n < len(frame) {
@@ -110,16 +112,16 @@ func (w *worker) send(f int) {
 			h[ethLen+8]--
 			binary.BigEndian.PutUint16(h[ethLen+10:], uint16(sum))
 		}
-		if w.count == nil {
+		if counts == nil {
 			continue
 		}
 		rt := &w.found[i]
-		w.count[rt.counter].add(p.length, w.now)
+		counts[rt.counter].add(p.length, now)
 		if c := t.group[rt.group].counter; c != 0 {
-			w.count[c].add(p.length, w.now)
+			counts[c].add(p.length, now)
 		}
 		if to.counter != 0 {
-			w.count[to.counter].add(p.length, w.now)
+			counts[to.counter].add(p.length, now)
 		}
 	}
 }

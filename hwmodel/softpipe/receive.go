@@ -29,6 +29,7 @@ func (w *worker) receive() {
 	clear(v.Verdict[:n]) // Trap
 	clear(v.Reason[:n])
 	clear(v.Out[:n])
+	portIface, ifaces := t.portIface, t.iface
 	var live [2]int
 	for k := range n {
 		i := uint8(k)
@@ -51,11 +52,11 @@ func (w *worker) receive() {
 			continue
 		}
 		slot := uint32(0)
-		if port := int(v.In[i]); port < len(t.portIface) {
-			slot = t.portIface[port]
+		if port := int(v.In[i]); port < len(portIface) {
+			slot = portIface[port]
 		}
 		p.in = slot
-		in := &t.iface[slot]
+		in := &ifaces[slot]
 		dst := binary.LittleEndian.Uint64(f) & mac48
 		if slot != 0 && dst == in.mac && dst&1 == 0 && in.in[family]|t.trap[family] == hwmodel.ReasonNone && t.programmed {
 			w.live[family].at[live[family]&0xff] = i
@@ -131,11 +132,12 @@ func (w *worker) headers4() {
 // sum20 reports whether the ones' complement sum (RFC 1071) of a 20-byte header,
 // given as its little-endian words, is zero. Either zero will do (03, item 24).
 func sum20(a, b uint64, c uint32) bool {
-	s := a&0xffffffff + a>>32 + b&0xffffffff + b>>32 + uint64(c) // < 5 << 32
-	s = s&0xffff + s>>16&0xffff + s>>32                          // < 3 << 16
-	s = s&0xffff + s>>16
-	s = s&0xffff + s>>16
-	return s == 0xffff
+	s, carry := bits.Add64(a, b, 0)
+	s, carry = bits.Add64(s, uint64(c), carry)
+	// Folding keeps the remainder by 0xffff, and the version nibble keeps the
+	// sum from being plain 0.
+	s = s&0xffffffff + s>>32 + carry
+	return s%0xffff == 0
 }
 
 // special4 reports 0.0.0.0, 127/8, multicast and 255.255.255.255. Not 0/8 and

@@ -4,6 +4,9 @@ import (
 	"errors"
 	"testing"
 	"time"
+
+	"antiphon/hwmodel"
+	"antiphon/hwmodel/softpipe"
 )
 
 // TestSameWork runs both sides on a small table: each forwards every packet.
@@ -85,4 +88,19 @@ func BenchmarkParse(b *testing.B) {
 	}
 	b.Run("softpipe", func(b *testing.B) { bench(b, HotPackets, p.Run) })
 	b.Run("gopacket", func(b *testing.B) { bench(b, HotPackets, p.Gopacket) })
+}
+
+// BenchmarkProgram gives the full table to an empty pipe as one batch.
+func BenchmarkProgram(b *testing.B) {
+	f, err := NewForward(FullTable, 1)
+	if err != nil {
+		b.Fatal(err)
+	}
+	batch := f.batch()
+	for b.Loop() {
+		if _, err := softpipe.New(softpipe.Options{Ports: []hwmodel.PortInfo{{ID: 1}, {ID: 2}}}).Apply(b.Context(), batch); err != nil {
+			b.Fatal(err)
+		}
+	}
+	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/FullTable, "ns/route")
 }
