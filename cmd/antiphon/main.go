@@ -100,6 +100,13 @@ func wantsJSON(args []string) bool {
 	return false
 }
 
+// simCommand is package sim's command with the demo, which stands on top of it.
+func simCommand() *cobra.Command {
+	c := sim.Command()
+	c.AddCommand(demoCommand())
+	return c
+}
+
 // sayError tells an error: with -j as one JSON document on stdout, which has the
 // members of the answer that came with it.
 func (p *program) sayError(err error, body []byte, exit int, asJSON bool) {
@@ -145,7 +152,7 @@ func (p *program) root() *cobra.Command {
 	root.PersistentFlags().StringVar(&p.state, "state", "", "state directory (default ANTIPHON_STATE, /run/antiphon, or $XDG_RUNTIME_DIR/antiphon)")
 	root.PersistentFlags().BoolVarP(&p.json, "json", "j", false, "answer with one JSON document")
 	root.AddCommand(p.barrierCommand(), p.showCommand(), p.statusCommand(), p.whyCommand(),
-		p.verifyCommand(), p.traceCommand(), p.versionCommand(), sim.Command())
+		p.verifyCommand(), p.traceCommand(), p.versionCommand(), simCommand())
 	return root
 }
 

@@ -15,8 +15,8 @@ import (
 // inside its own user, mount and network namespaces.
 const userNamespace = "ANTIPHON_DEMO_USERNS"
 
-// exitNotHere is how the demo inside says that the namespace is of no use.
-const exitNotHere = 77
+// ExitNotHere is how the demo inside says that the namespace is of no use.
+const ExitNotHere = 77
 
 // notHere is why a tier cannot be had on this machine.
 type notHere struct{ err error }
@@ -41,7 +41,7 @@ func inUserNamespace(ctx context.Context, o Options) error {
 	err := cmd.Run()
 	exit := (*exec.ExitError)(nil)
 	switch {
-	case errors.As(err, &exit) && exit.ExitCode() == exitNotHere:
+	case errors.As(err, &exit) && exit.ExitCode() == ExitNotHere:
 		return &notHere{errors.New("ip netns does not work in it")}
 	case errors.As(err, &exit) && exit.ExitCode() == 1:
 		return ErrDisagree
@@ -52,14 +52,10 @@ func inUserNamespace(ctx context.Context, o Options) error {
 }
 
 // PrepareUserNamespace gives the demo inside a user namespace a /run of its own,
-// where `ip netns` can keep names. exit is what the process must end with if
-// that is refused, 0 if all is well.
-func PrepareUserNamespace() (exit int) {
+// where `ip netns` can keep names. It reports whether the demo can go on.
+func PrepareUserNamespace() bool {
 	if os.Getenv(userNamespace) == "" {
-		return 0
+		return true
 	}
-	if unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, "") != nil || unix.Mount("tmpfs", "/run", "tmpfs", 0, "") != nil {
-		return exitNotHere
-	}
-	return 0
+	return unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, "") == nil && unix.Mount("tmpfs", "/run", "tmpfs", 0, "") == nil
 }
