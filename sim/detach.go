@@ -52,15 +52,15 @@ func runDetached(ctx context.Context) error {
 	var exit *exec.ExitError
 	switch {
 	case errors.As(err, &exit) && exit.ExitCode() > 0:
-		return &Error{Exit: exit.ExitCode(), Err: errSaid}
+		return &Error{Exit: exit.ExitCode(), Err: ErrSaid}
 	case err != nil:
 		return fmt.Errorf("the simulation in the background: %w", err)
 	}
 	return errors.New("the simulation ended before it was ready")
 }
 
-// errSaid is the error of a background process that has printed its own.
-var errSaid = errors.New("the simulation in the background could not start")
+// ErrSaid is the error of another process of this program that has printed its own.
+var ErrSaid = errors.New("the process that did the work has failed; it has said why")
 
 // leaveParent lets the parent go: from now on the output is a file's.
 func (f *upFlags) leaveParent(log zerolog.Logger) {

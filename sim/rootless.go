@@ -16,13 +16,16 @@ import (
 // somebody who is not root.
 const rootlessEnv = "ANTIPHON_ROOTLESS"
 
+// IsRootless reports whether this process is the inner run that Rootless made.
+func IsRootless() bool { return os.Getenv(rootlessEnv) != "" }
+
 // Rootless runs this program's command line once more, as root of user, network
 // and mount namespaces of its own, if the caller is not root. done is false if
 // the caller is root, or is that inner run, and shall go on; otherwise err is
 // what the command ends with. What is left out inside is the caller's to say:
 // BPF maps and existing netdevs.
 func Rootless(ctx context.Context) (done bool, err error) {
-	if os.Getenv(rootlessEnv) != "" {
+	if IsRootless() {
 		return false, furnish()
 	}
 	if os.Geteuid() == 0 {
@@ -48,7 +51,7 @@ func Rootless(ctx context.Context) (done bool, err error) {
 	err = cmd.Wait()
 	var exit *exec.ExitError
 	if errors.As(err, &exit) && exit.ExitCode() > 0 {
-		return true, &Error{Exit: exit.ExitCode(), Err: errSaid}
+		return true, &Error{Exit: exit.ExitCode(), Err: ErrSaid}
 	}
 	return true, err
 }

@@ -82,6 +82,9 @@ func run(ctx context.Context, args []string, out, errOut io.Writer) int {
 		}
 	case errors.As(err, &sims):
 		exit = sims.Exit
+		if errors.Is(err, sim.ErrSaid) && !p.json {
+			return exit
+		}
 	}
 	p.sayError(err, body, exit, p.json || wantsJSON(args))
 	return exit

@@ -17,43 +17,37 @@ import (
 // ErrDisagree says that something did not agree; the account has named it.
 var ErrDisagree = errors.New("the demo disagrees with its oracles")
 
+// Tier of simulation (page 08): it is printed, and never silently lowered.
+type Tier int
+
+const (
+	// Memory: no kernel, a recorded router.
+	Memory Tier = 0
+	// Rootless: real netlink and TAPs in a user namespace, no BPF maps.
+	Rootless Tier = 1
+	// Root: everything.
+	Root Tier = 2
+)
+
 // Options of a run.
 type Options struct {
-	// Antiphon is the command line tool, State an empty or missing directory for
-	// the simulation, Out where the account goes.
+	Tier Tier
+	// Antiphon is the command line tool, State a missing directory for the
+	// simulation, Out where the account goes.
 	Antiphon, State string
 	Out             io.Writer
 }
 
-// Tiers of simulation (page 08); each is printed, none is silently lowered.
-const (
-	tierMemory   = 0
-	tierRootless = 1
-	tierRoot     = 2
-)
-
 // patience bounds how long traffic and counters may take to settle.
 const patience = 5 * time.Second
 
-// Run performs the demo at the highest tier this machine allows. It returns
-// ErrDisagree if an oracle disagrees, another error if it could not be done.
+// Run performs the demo. It returns ErrDisagree if an oracle disagrees, another
+// error if it could not be done.
 func Run(ctx context.Context, o Options) error {
-	if os.Geteuid() == 0 {
-		return live(ctx, o, tierOf())
-	}
-	err := inUserNamespace(ctx, o)
-	if why := (*notHere)(nil); errors.As(err, &why) {
-		fmt.Fprintf(o.Out, "no root, and no user namespace to be root in: %v\n", why.err)
+	if o.Tier == Memory {
 		return inMemory(ctx, o)
 	}
-	return err
-}
-
-func tierOf() int {
-	if os.Getenv(userNamespace) != "" {
-		return tierRootless
-	}
-	return tierRoot
+	return live(ctx, o)
 }
 
 // account is what the demo prints and counts.
@@ -80,13 +74,13 @@ func (a *account) verdict() error {
 	return nil
 }
 
-func live(ctx context.Context, o Options, tier int) (err error) {
+func live(ctx context.Context, o Options) (err error) {
 	a := &account{out: o.Out}
 	n := &network{antiphon: o.Antiphon, state: o.State, prefix: fmt.Sprintf("antiphon-demo-%d-", os.Getpid())}
 	defer func() { err = errors.Join(err, n.down()) }()
-	maps := tier == tierRoot && haveBPFTool()
-	a.line("Antiphon demo, tier %d%s, kernel %s", tier, map[int]string{tierRootless: " (user namespace: no BPF maps)", tierRoot: " (root)"}[tier], kernelRelease())
-	if tier == tierRoot && !maps {
+	maps := o.Tier == Root && haveBPFTool()
+	a.line("Antiphon demo, tier %d%s, kernel %s", o.Tier, map[Tier]string{Rootless: " (user namespace: no BPF maps)", Root: " (root)"}[o.Tier], kernelRelease())
+	if o.Tier == Root && !maps {
 		a.line("  left out: counters in BPF maps, because bpftool is not installed")
 	}
 	if err := n.up(ctx); err != nil {

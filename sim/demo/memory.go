@@ -90,7 +90,7 @@ func recorded(r *resolve.Resolver) (map[netstate.Key]*netstate.Row, error) {
 // kernel. Each pipe is the other's oracle, and the case table both of theirs.
 func inMemory(ctx context.Context, o Options) error {
 	a := &account{out: o.Out}
-	a.line("Antiphon demo, tier %d: in memory, a recorded router, no kernel; left out: live mirroring, TAP ports, traps to a host, BPF maps", tierMemory)
+	a.line("Antiphon demo, tier %d: in memory, a recorded router, no kernel; left out: live mirroring, TAP ports, traps to a host, BPF maps", Memory)
 	var info []hwmodel.PortInfo
 	for i := 1; i <= hosts; i++ {
 		info = append(info, hwmodel.PortInfo{ID: hwmodel.PortID(i), Name: swp(i)})

@@ -17,9 +17,11 @@ const (
 	// receiveBuffer holds all that a capture may lag behind.
 	receiveBuffer = 32 << 20
 	maxFrame      = 65536 + 64
-	// burst is how many packets of a flow go out before the next flow has its
-	// turn; the device's and the kernel's queues hold several of them.
+	// burst is how many packets of a flow go out before the next flow has its turn.
 	burst = 25
+	// window is how far the sender may run ahead of the captures: a TAP's queue
+	// holds 500 packets.
+	window = 200
 )
 
 // wire is a host's end of a cable: a sender, a capture, and a socket that takes
@@ -105,18 +107,11 @@ func (w *wire) read(buf []byte) error {
 	}
 }
 
-// send sends all flows, in turns, and captures until every flow that is to be
-// delivered has arrived in full, or ctx ends.
+// send sends all flows, a burst at a time in turns, never more than window ahead
+// of the captures, and captures until every flow that is to be delivered has
+// arrived in full, or ctx ends.
 func send(ctx context.Context, wires []*wire, flows []*flow) (sent counted, err error) {
-	buf := make([]byte, maxFrame)
-	capture := func() error {
-		for _, w := range wires {
-			if err := w.read(buf); err != nil {
-				return err
-			}
-		}
-		return nil
-	}
+	out := 0 // sent packets that must be captured
 	for at, more := 0, true; more; at += burst {
 		more = false
 		for _, f := range flows {
@@ -130,23 +125,17 @@ func send(ctx context.Context, wires []*wire, flows []*flow) (sent counted, err 
 				}
 				sent.add(len(frame))
 				more = true
+				if f.delivered() {
+					out++
+				}
+			}
+			if err := capture(ctx, wires, out-window); err != nil {
+				return sent, err
 			}
 		}
-		if err := capture(); err != nil {
-			return sent, err
-		}
 	}
-	fds := make([]unix.PollFd, len(wires))
-	for i, w := range wires {
-		fds[i] = unix.PollFd{Fd: int32(w.fd), Events: unix.POLLIN}
-	}
-	for !arrived(wires, flows) && ctx.Err() == nil {
-		if _, err := unix.Poll(fds, int((100 * time.Millisecond).Milliseconds())); err != nil && !errors.Is(err, unix.EINTR) {
-			return sent, fmt.Errorf("poll captures: %w", err)
-		}
-		if err := capture(); err != nil {
-			return sent, err
-		}
+	if err := capture(ctx, wires, out); err != nil {
+		return sent, err
 	}
 	for _, f := range flows {
 		f.received, f.to = counted{}, 0
@@ -158,6 +147,29 @@ func send(ctx context.Context, wires []*wire, flows []*flow) (sent counted, err 
 		}
 	}
 	return sent, nil
+}
+
+// capture reads what has arrived, and goes on until at least so many packets
+// have been captured or ctx ends.
+func capture(ctx context.Context, wires []*wire, atLeast int) error {
+	buf := make([]byte, maxFrame)
+	fds := make([]unix.PollFd, len(wires))
+	for {
+		have := 0
+		for i, w := range wires {
+			if err := w.read(buf); err != nil {
+				return err
+			}
+			have += len(w.seen)
+			fds[i] = unix.PollFd{Fd: int32(w.fd), Events: unix.POLLIN}
+		}
+		if have >= atLeast || ctx.Err() != nil {
+			return nil
+		}
+		if _, err := unix.Poll(fds, int((100 * time.Millisecond).Milliseconds())); err != nil && !errors.Is(err, unix.EINTR) {
+			return fmt.Errorf("poll captures: %w", err)
+		}
+	}
 }
 
 // write sends one frame; a full queue of the wire is waited for.
@@ -174,20 +186,6 @@ func write(ctx context.Context, fd int, frame []byte) error {
 			return err
 		}
 	}
-}
-
-// arrived reports whether all that is to be delivered was captured.
-func arrived(wires []*wire, flows []*flow) bool {
-	for _, f := range flows {
-		n := uint64(0)
-		for _, w := range wires {
-			n += w.first[f.id].packets
-		}
-		if f.delivered() && n < uint64(f.count) {
-			return false
-		}
-	}
-	return true
 }
 
 // duplicates returns how many packets were captured more than once, anywhere.
