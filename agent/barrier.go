@@ -107,6 +107,7 @@ func (c *core) enter(b *barrier, audit bool) bool {
 		}
 		c.lastAsk++
 		b.id, b.since = c.lastAsk, c.now
+		c.replica.RequestUnannounced()
 	}
 	c.barriers[b.id] = b
 	if audit {

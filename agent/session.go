@@ -43,7 +43,10 @@ func (a *Agent) Session(stream grpc.BidiStreamingServer[transport.FromShim, tran
 	}
 	s := &session{hello: hello, since: time.Now(), send: make(chan *transport.FromAgent), asks: map[uint64]chan<- *transport.Answer{}}
 	if p, ok := peer.FromContext(stream.Context()); ok {
-		s.peer = p.Addr.Network() + " " + p.Addr.String()
+		s.peer = p.Addr.Network()
+		if at := p.Addr.String(); at != "" && at != "@" { // unix clients have no name
+			s.peer += " " + at
+		}
 	}
 	s.ctx, s.end = context.WithCancelCause(stream.Context())
 	defer s.end(nil)

@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"antiphon/agent/replica"
 	"antiphon/agent/resolve"
 	"antiphon/hwmodel"
 	"antiphon/netstate"
@@ -47,6 +48,7 @@ func (v View) Fate(k netstate.Key) resolve.Fate {
 	case !ok:
 		return resolve.Fate{Standing: resolve.Trapped, Reason: hwmodel.ReasonNotProgrammed, Detail: "not resolved yet"}
 	}
+	f.Detail = strings.TrimSuffix(f.Detail, "; ")
 	return f
 }
 
@@ -104,6 +106,9 @@ func (v View) Ports() []hwmodel.PortCounters { return v.c.counts.ports }
 func (v View) Capabilities() (caps hwmodel.Capabilities, known bool) {
 	return v.c.device.caps, v.c.device.adopted
 }
+
+// Mirror counts what the mirror did: dumps, predictions right and wrong.
+func (v View) Mirror() replica.Stats { return v.c.replica.Stats() }
 
 // Settings are the mirrored settings, nil before the first.
 func (v View) Settings() *netstate.Settings { return v.c.replica.LastSettings() }

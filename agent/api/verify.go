@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 
+	"golang.org/x/sys/unix"
 	"google.golang.org/protobuf/proto"
 
 	"antiphon/agent"
@@ -242,6 +243,9 @@ func (a *VerifyAnswer) compareRows(fresh *replica.Replica, have map[netstate.Key
 			a.Checked[kind.String()]++
 			mine := have[row.Key]
 			delete(have, row.Key)
+			if mine == nil && unannounced(row) {
+				continue
+			}
 			if mine == nil || !equalRows(row, mine) {
 				a.Differences = append(a.Differences, Difference{kind.String(), n.title(row.Key), "agent", text(row), text(mine)})
 			}
@@ -251,6 +255,15 @@ func (a *VerifyAnswer) compareRows(fresh *replica.Replica, have map[netstate.Key
 		a.Checked[key.Kind.String()]++
 		a.Differences = append(a.Differences, Difference{key.Kind.String(), n.title(key), "agent", nil, text(row)})
 	}
+}
+
+// unannounced rows are in dumps before the kernel says that they exist: IPv6
+// addresses until duplicate detection is done (net/ipv6/addrconf.c
+// addrconf_dad_completed). Nothing is received on them until then.
+func unannounced(row *netstate.Row) bool {
+	var d netstate.Addr
+	return row.Key.Kind == netstate.KindAddr && row.Key.Family == familyIPv6 &&
+		d.Decode(row.Group[0]) == nil && d.Flags&unix.IFA_F_TENTATIVE != 0
 }
 
 // equalRows compares groups, without what changes by itself.
