@@ -27,8 +27,8 @@ var ErrUnavailable = errors.New("device unavailable")
 //	dest       IPv4: 0.0.0.0, 127/8, multicast, 255.255.255.255 → MartianDest.
 //	           IPv6: ::1, multicast, fe80::/10 → MartianDest.
 //	ttl        TTL or hop limit ≤ 1 → TTLExpired
-//	rules      in order; RuleLookup → longest prefix in the table; throw and no
-//	           route go on; end of list → NoRoute
+//	rules      in order; RuleLookup → longest prefix in the table; throw, no
+//	           route and a suppressed route go on; end of list → NoRoute
 //	route      RouteTrap → Reason; RouteDrop → Drop(Reason)
 //	group      leg by flow hash over live legs; none → NextHopDead
 //	nexthop    NextHop.Trap → Reason
@@ -38,12 +38,14 @@ var ErrUnavailable = errors.New("device unavailable")
 //	redirect   egress interface == ingress interface: IPv6, or RedirectTrap → RedirectDue
 //	rpf        IPv4 only, last because the costliest: if RPFilter is not RPOff or
 //	           SourceCheck is set: the source is looked up through the rules as a
-//	           destination (rule From matches the packet's destination, To its
-//	           source; a rule with In set → ReversePath: not understood).
-//	           Result trap/drop other than no route → ReversePath. Strict: some
-//	           live leg of the group must leave by the ingress interface.
-//	           Loose: a forwarding route must exist. No route → ReversePath if
-//	           RPFilter is not RPOff, else fine.
+//	           destination, as if the answer came in by the egress interface
+//	           (rule From matches the packet's destination, To its source, In the
+//	           egress interface; net/ipv4/fib_frontend.c __fib_validate_source).
+//	           Strict: some live leg of the group must leave by the ingress
+//	           interface. Loose: a forwarding route must exist. No route, or a
+//	           result that is an error to the kernel (Reason.LookupError) →
+//	           ReversePath if RPFilter is not RPOff, else fine. Other traps and
+//	           drops → ReversePath.
 //	neighbor   (interface, gateway or destination) absent → NeighborUnresolved
 //	rewrite    destination MAC neighbour, source MAC egress interface, TTL or hop
 //	           limit − 1, IPv4 checksum updated; the frame is cut to 14 + IP length

@@ -208,8 +208,10 @@ type Rule struct {
 	Action RuleAction
 	Reason Reason
 	Table  TableID
-	// SuppressPrefixLen: results with a prefix length <= this are no result;
-	// -1 means off.
+	// SuppressPrefixLen: a RouteForward with a prefix length <= this is no
+	// result; -1 means off. Others are never suppressed: the kernel looks at
+	// suppress_prefixlength only after a lookup without an error (net/core/
+	// fib_rules.c fib_rules_lookup), and blackholes and the like are errors.
 	SuppressPrefixLen int
 }
 

@@ -121,6 +121,13 @@ func ParseReason(s string) (Reason, error) {
 	return 0, fmt.Errorf("unknown reason %q", s)
 }
 
+// LookupError reports whether a route or rule with this reason makes the kernel's
+// lookup fail (fib_props in net/ipv4/fib_semantics.c): to the source check that
+// is the same as no route.
+func (r Reason) LookupError() bool {
+	return r == ReasonBlackhole || r == ReasonUnreachable || r == ReasonProhibit
+}
+
 // Verdict is what happens to a frame.
 type Verdict uint8
 

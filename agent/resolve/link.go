@@ -163,11 +163,21 @@ func (r *Resolver) wantInterface(id hwmodel.InterfaceID) (hwmodel.Interface, boo
 		In6:          first(r.linkTrap(l, true), s.ingress(l.index, afInet6), s.forwarding6(l.name)),
 		Out4:         first(r.linkTrap(l, false), s.egress(l.index, afInet)),
 		Out6:         first(r.linkTrap(l, false), s.egress(l.index, afInet6), s.disabled6(l.name)),
-		RPFilter:     s.rpFilter(l.name),
+		RPFilter:     r.rpFilter(l),
 		AcceptLocal:  s.or4(l.name, "accept_local"),
 		SourceCheck:  r.customLookup4(),
 		RedirectTrap: s.or4(l.name, "send_redirects"),
 	}, true
+}
+
+// rpFilter: on a link without IPv4 addresses the loose filter is the strict one
+// (__fib_validate_source: no_addr ends at last_resort, which any filter refuses).
+func (r *Resolver) rpFilter(l *link) hwmodel.RPMode {
+	mode := r.settings.rpFilter(l.name)
+	if mode == hwmodel.RPLoose && r.addressed[l.index] == 0 {
+		return hwmodel.RPStrict
+	}
+	return mode
 }
 
 // linkTrap is why the link itself cannot take part in forwarding, in or out.
@@ -304,16 +314,22 @@ func (r *Resolver) changeAddr(c netstate.Change) error {
 		r.disown(own)
 		if r.addressed[c.Key.ID]--; r.addressed[c.Key.ID] == 0 {
 			delete(r.addressed, c.Key.ID)
-			r.touchGroupsOn(c.Key.ID)
+			r.addressChanged(c.Key.ID)
 		}
 	case c.Row != nil && !had:
 		r.addrs[c.Key] = struct{}{}
 		r.own4(own)
 		if r.addressed[c.Key.ID]++; r.addressed[c.Key.ID] == 1 {
-			r.touchGroupsOn(c.Key.ID)
+			r.addressChanged(c.Key.ID)
 		}
 	}
 	return nil
+}
+
+// addressChanged: a link has got its first IPv4 address, or lost its last.
+func (r *Resolver) addressChanged(id uint32) {
+	r.touchGroupsOn(id)
+	r.tInterface.touch(hwmodel.InterfaceID(id))
 }
 
 func (r *Resolver) own4(a hwmodel.OwnAddress) {

@@ -1,7 +1,9 @@
 package resolve
 
 import (
+	"bytes"
 	"cmp"
+	"maps"
 	"net/netip"
 	"slices"
 
@@ -127,8 +129,11 @@ func (r *Resolver) wantRules(f hwmodel.Family) (hwmodel.Rules, bool) {
 	}
 	var rules []rule
 	byDefault := true
-	for _, u := range r.rules {
-		if u.Family == family {
+	// Rules of one preference trap, but must not change places for nothing.
+	for _, k := range slices.SortedFunc(maps.Keys(r.rules), func(a, b netstate.Key) int {
+		return cmp.Or(cmp.Compare(a.Prio, b.Prio), bytes.Compare(a.Addr[:], b.Addr[:]))
+	}) {
+		if u := r.rules[k]; u.Family == family {
 			if u.suspect {
 				return hwmodel.Rules{Family: f, List: []hwmodel.Rule{{Reason: hwmodel.ReasonSuspect, SuppressPrefixLen: -1}}}, true
 			}
@@ -136,7 +141,6 @@ func (r *Resolver) wantRules(f hwmodel.Family) (hwmodel.Rules, bool) {
 			byDefault = byDefault && u.isDefault()
 		}
 	}
-	slices.SortFunc(rules, func(a, b rule) int { return cmp.Compare(a.Priority, b.Priority) })
 	out := hwmodel.Rules{Family: f}
 	for i, u := range rules {
 		// With the kernel's own rules alone the table main, which always carries

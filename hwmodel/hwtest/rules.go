@@ -91,6 +91,8 @@ func testRules(t *testing.T, mk maker) {
 			{"suppress-own-length", []hwmodel.Rule{rule(2, func(r *hwmodel.Rule) { r.SuppressPrefixLen = to.Bits() }), lookup(1)}, out(2)},
 			{"suppress-one-shorter", []hwmodel.Rule{rule(2, func(r *hwmodel.Rule) { r.SuppressPrefixLen = to.Bits() - 1 }), lookup(1)}, out(3)},
 			{"suppress-does-not-try-shorter", []hwmodel.Rule{rule(1, func(r *hwmodel.Rule) { r.SuppressPrefixLen = 128 }), lookup(4)}, out(4)},
+			{"suppress-spares-drops", []hwmodel.Rule{rule(7, func(r *hwmodel.Rule) { r.SuppressPrefixLen = 128 }), lookup(1)}, dropped(hwmodel.ReasonBlackhole)},
+			{"suppress-spares-traps", []hwmodel.Rule{rule(6, func(r *hwmodel.Rule) { r.SuppressPrefixLen = 128 }), lookup(1)}, trapped(hwmodel.ReasonLocal)},
 			{"suppress-last", []hwmodel.Rule{rule(4, func(r *hwmodel.Rule) { r.SuppressPrefixLen = 0 })}, trapped(hwmodel.ReasonNoRoute)},
 		}
 		t.Run(fmt.Sprintf("IPv%d", f), func(t *testing.T) {
@@ -160,11 +162,25 @@ func testSource(t *testing.T, mk maker) {
 			there.From = netip.MustParsePrefix(home)
 			sc.rules().List = []hwmodel.Rule{there}
 		}, false},
-		{"rule-with-in", func(sc *scene) {
+		{"check/lookup-error", func(sc *scene) {
 			sc.ingress().SourceCheck = true
-			r := lookup(4000)
-			r.In = ifaceOf(7)
-			sc.rules().List = append([]hwmodel.Rule{r}, sc.rules().List...)
+			sc.route(home).Action, sc.route(home).Reason = hwmodel.RouteDrop, hwmodel.ReasonBlackhole
+		}, true},
+		{"loose/lookup-error", func(sc *scene) {
+			sc.ingress().RPFilter = hwmodel.RPLoose
+			sc.route(home).Action, sc.route(home).Reason = hwmodel.RouteTrap, hwmodel.ReasonUnreachable
+		}, false},
+		{"check/rule-lookup-error", func(sc *scene) {
+			sc.ingress().SourceCheck = true
+			sc.rules().List = []hwmodel.Rule{{To: netip.MustParsePrefix(home), Reason: hwmodel.ReasonProhibit, SuppressPrefixLen: -1}, lookup(mainTable)}
+		}, true},
+		{"rule-with-in-elsewhere", func(sc *scene) {
+			sc.ingress().SourceCheck = true
+			sc.rules().List = append([]hwmodel.Rule{{In: ifaceOf(7), Reason: hwmodel.ReasonRuleAction, SuppressPrefixLen: -1}}, sc.rules().List...)
+		}, true},
+		{"rule-with-in-of-egress", func(sc *scene) {
+			sc.ingress().SourceCheck = true
+			sc.rules().List = append([]hwmodel.Rule{{In: ifaceOf(2), Reason: hwmodel.ReasonRuleAction, SuppressPrefixLen: -1}}, sc.rules().List...)
 		}, false},
 		{"rule-with-in-behind", func(sc *scene) {
 			sc.ingress().SourceCheck = true

@@ -16,7 +16,6 @@ const (
 	resultRoute                      // a route that is not a throw
 	resultRuleTrap                   // a rule that traps
 	resultRuleDrop                   // a rule that drops
-	resultUnclear                    // a source lookup met a rule with In set
 )
 
 // result is the end of a lookup through the rules.
@@ -33,6 +32,17 @@ func (r result) verdict() hwmodel.Verdict {
 	return hwmodel.Trap
 }
 
+// error is the reason of a result that ends a lookup without a way out.
+func (r result) error() hwmodel.Reason {
+	if r.kind != resultRoute {
+		return r.reason
+	}
+	if r.route.Action == hwmodel.RouteForward {
+		return hwmodel.ReasonNone
+	}
+	return r.route.Reason
+}
+
 // String is the detail of a trace step.
 func (r result) String() string {
 	if r.kind == resultRoute {
@@ -42,16 +52,13 @@ func (r result) String() string {
 }
 
 // lookup is the stage "rules": it looks up dst for a packet from src that came in
-// by an interface. in 0 is a source lookup, to which no ingress is known.
+// by an interface.
 func (w *walk) lookup(src, dst netip.Addr, in hwmodel.InterfaceID) result {
 	rules, ok := w.tables.rules[w.pkt.family]
 	if !ok {
 		return result{kind: resultUnset, reason: hwmodel.ReasonNotProgrammed}
 	}
 	for _, rule := range rules.List {
-		if rule.In != 0 && in == 0 {
-			return result{kind: resultUnclear, reason: hwmodel.ReasonReversePath}
-		}
 		if !selects(rule, src, dst, in) {
 			continue
 		}
@@ -61,7 +68,8 @@ func (w *walk) lookup(src, dst netip.Addr, in hwmodel.InterfaceID) result {
 			return result{kind: resultRuleDrop, reason: rule.Reason}
 		case hwmodel.RuleLookup:
 			route, ok := w.tables.longest(rule.Table, dst)
-			if ok && route.Action != hwmodel.RouteThrow && route.Prefix.Bits() > rule.SuppressPrefixLen {
+			suppressed := route.Action == hwmodel.RouteForward && route.Prefix.Bits() <= rule.SuppressPrefixLen
+			if ok && route.Action != hwmodel.RouteThrow && !suppressed {
 				return result{kind: resultRoute, route: route}
 			}
 		default:
@@ -80,15 +88,16 @@ func selects(r hwmodel.Rule, src, dst netip.Addr, in hwmodel.InterfaceID) bool {
 }
 
 // sourcePasses is the stage "rpf" (fib_validate_source, net/ipv4/fib_frontend.c).
-func (w *walk) sourcePasses() bool {
+// out is where the packet would leave: the answer would come in there.
+func (w *walk) sourcePasses(out hwmodel.InterfaceID) bool {
 	mode := w.in.RPFilter
 	if mode == hwmodel.RPOff && !w.in.SourceCheck {
 		return true
 	}
-	found := w.lookup(w.pkt.dst, w.pkt.src, 0)
+	found := w.lookup(w.pkt.dst, w.pkt.src, out)
 	passes := false
 	switch {
-	case found.kind == resultNone:
+	case found.kind == resultNone, found.error().LookupError():
 		passes = mode == hwmodel.RPOff
 	case found.kind != resultRoute || found.route.Action != hwmodel.RouteForward:
 	case mode == hwmodel.RPStrict:

@@ -199,7 +199,7 @@ func (w *walk) forward(route hwmodel.Route) outcome {
 		return trap(hwmodel.ReasonRedirectDue)
 	}
 
-	if p.family == hwmodel.IPv4 && !w.sourcePasses() {
+	if p.family == hwmodel.IPv4 && !w.sourcePasses(out.ID) {
 		return trap(hwmodel.ReasonReversePath)
 	}
 

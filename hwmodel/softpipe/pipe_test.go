@@ -284,7 +284,7 @@ func steps() []step {
 		{name: "loose no route", set: interface1(func(i *hwmodel.Interface) { i.RPFilter = hwmodel.RPLoose }), frame: frame4("11.3.0.9", "10.2.0.1", 0), reason: hwmodel.ReasonReversePath, stage: "rpf"},
 		{name: "source check no route", set: interface1(func(i *hwmodel.Interface) { i.SourceCheck = true }), frame: frame4("11.3.0.9", "10.2.0.1", 0), verdict: forward, out: 2, stage: "rewrite"},
 		{name: "source check local", set: all(interface1(func(i *hwmodel.Interface) { i.SourceCheck = true }), addRoute("10.1.0.9/32", hwmodel.Route{Reason: hwmodel.ReasonLocal})), frame: ok4(), reason: hwmodel.ReasonReversePath, stage: "rpf"},
-		{name: "source check rule in", set: all(interface1(func(i *hwmodel.Interface) { i.SourceCheck = true }), rules4(hwmodel.Rule{In: 30}, lookupIn(mainTable))), frame: ok4(), reason: hwmodel.ReasonReversePath, stage: "rpf"},
+		{name: "source check rule in", set: all(interface1(func(i *hwmodel.Interface) { i.SourceCheck = true }), rules4(hwmodel.Rule{In: 20}, lookupIn(mainTable))), frame: ok4(), reason: hwmodel.ReasonReversePath, stage: "rpf"},
 		{name: "source check reversed", set: all(interface1(func(i *hwmodel.Interface) { i.SourceCheck = true }), rules4(hwmodel.Rule{From: prefix("10.2.0.0/16"), To: prefix("10.1.0.0/16")}, lookupIn(mainTable))), frame: ok4(), reason: hwmodel.ReasonReversePath, stage: "rpf"},
 
 		{name: "no neighbour", frame: frame4("10.1.0.9", "10.2.0.2", 0), reason: hwmodel.ReasonNeighborUnresolved, stage: "neighbor"},

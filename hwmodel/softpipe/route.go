@@ -94,7 +94,7 @@ func (w *worker) lookup(f int, r *rule, rule uint16) {
 	for _, i := range matched {
 		slot := w.slot[i]
 		rt := &rows[slot]
-		if slot == 0 || rt.action == hwmodel.RouteThrow || int(rt.bits) <= r.suppress {
+		if slot == 0 || rt.action == hwmodel.RouteThrow || r.suppresses(rt) {
 			w.pending.add(i)
 			continue
 		}
@@ -134,7 +134,7 @@ func (w *worker) reverse() {
 	for _, i := range live.each() {
 		p := &w.pkt[i]
 		in := &t.iface[p.in]
-		if (in.rp != hwmodel.RPOff || in.sourceCheck) && !t.sourceFits(w.src4[i], w.dst4[i], p.in, in) {
+		if (in.rp != hwmodel.RPOff || in.sourceCheck) && !t.sourceFits(w.src4[i], w.dst4[i], p.in, p.out, in) {
 			w.trap(i, stageRPF, hwmodel.ReasonReversePath)
 			continue
 		}
@@ -144,23 +144,24 @@ func (w *worker) reverse() {
 	live.n = n
 }
 
-// sourceFits reports whether a packet may have come in by an interface.
-func (t *tables) sourceFits(src, dst, by uint32, in *iface) bool {
+// sourceFits reports whether a packet may have come in by an interface; it would
+// leave by out, and by is the interface in.
+func (t *tables) sourceFits(src, dst, by, out uint32, in *iface) bool {
 	for n := range t.rules[0].list {
 		r := &t.rules[0].list[n]
-		if r.in != 0 {
-			return false
-		}
-		if !r.matches(addr{lo: uint64(dst)}, addr{lo: uint64(src)}, 0) || r.action == hwmodel.RuleNext {
+		if !r.matches(addr{lo: uint64(dst)}, addr{lo: uint64(src)}, out) || r.action == hwmodel.RuleNext {
 			continue
 		}
 		if r.action != hwmodel.RuleLookup {
-			return false
+			return in.rp == hwmodel.RPOff && r.reason.LookupError()
 		}
 		slot := r.table.v4.lookup(src)
 		rt := &t.route[slot]
-		if slot == 0 || rt.action == hwmodel.RouteThrow || int(rt.bits) <= r.suppress {
+		if slot == 0 || rt.action == hwmodel.RouteThrow || r.suppresses(rt) {
 			continue
+		}
+		if rt.action != hwmodel.RouteForward && rt.reason.LookupError() {
+			return in.rp == hwmodel.RPOff
 		}
 		return rt.action == hwmodel.RouteForward && (in.rp != hwmodel.RPStrict || t.leavesBy(rt.group, by))
 	}

@@ -217,6 +217,11 @@ func matchOf(p netip.Prefix) match {
 	return m
 }
 
+// suppresses reports whether a result of the rule's table is none.
+func (r *rule) suppresses(rt *route) bool {
+	return rt.action == hwmodel.RouteForward && int(rt.bits) <= r.suppress
+}
+
 func (r *rule) matches(src, dst addr, in uint32) bool {
 	if r.anyone {
 		return true

@@ -130,6 +130,12 @@ var labs = []lab{
 		v4(1, "10.9.1.1", "10.0.2.2", fwd),
 		v4(1, "10.66.1.1", "10.0.2.2", trap),
 	}},
+	{name: "loose reverse path on a port without address", item: "6", lines: []string{
+		"sysctl net/ipv4/conf/all/rp_filter=2", "ip addr flush dev swp1", "ip route add 10.9.0.0/16 via 10.0.3.2", "ip route add 10.8.0.0/16 dev swp1",
+	}, steps: []step{
+		v4(1, "10.9.1.1", "10.0.2.2", trap),
+		v4(1, "10.8.1.1", "10.0.2.2", fwd),
+	}},
 	{name: "destinations", item: "7", lines: []string{
 		"ip route add default via 10.0.3.2",
 	}, steps: []step{
@@ -188,8 +194,8 @@ var labs = []lab{
 	}, steps: []step{
 		v4(1, "10.0.1.21", "10.0.2.2", drop),
 		v4(1, "10.0.1.22", "10.0.3.2", trap),
-		v4(2, "10.0.2.2", "10.0.1.2", trap), // the source looks up to a blackhole: limits.md
-		v4(2, "10.0.2.3", "10.0.1.2", fwd),
+		v4(2, "10.0.2.2", "10.0.1.2", fwd), // the source looks up to a blackhole: no route to the check
+		v4(3, "10.0.3.2", "10.0.1.2", fwd), // to prohibit: likewise
 	}},
 	{name: "not negates the whole selector", item: "13", lines: []string{
 		"ip rule add not from 10.0.1.2 to 10.0.2.2 lookup 100 pref 1000", "ip route add default via 10.0.3.2 table 100",
@@ -203,6 +209,24 @@ var labs = []lab{
 	}, steps: []step{
 		v6(1, "2001:db8:1::2", "2001:db8:2::2", fwd),
 		v6(2, "2001:db8:2::2", "2001:db8:1::2", fwd),
+		v4(1, "10.0.1.2", "10.0.2.2", fwd),
+		v4(2, "10.0.2.2", "10.0.1.2", fwd),
+		v4(3, "10.0.3.2", "10.0.1.2", fwd),
+	}},
+	{name: "iif rule and the source check", item: "6, 13", lines: []string{
+		"sysctl net/ipv4/conf/swp1/rp_filter=1", "ip rule add iif swp3 lookup 100 pref 1000", "ip route add 10.0.1.0/24 dev swp2 table 100",
+	}, steps: []step{
+		v4(1, "10.0.1.2", "10.0.2.2", fwd),
+		v4(1, "10.0.1.2", "10.0.3.2", trap), // the answer would come in by swp3 and leave by swp2
+	}},
+	{name: "suppress_prefixlength spares errors", item: "13", lines: []string{
+		"ip rule add lookup main suppress_prefixlength 0 pref 1000", "ip rule add lookup 100 pref 1001",
+		"ip route add blackhole default", "ip route add default via 10.0.3.2 table 100",
+		"ip -6 rule add lookup main suppress_prefixlength 0 pref 1000", "ip -6 rule add lookup 100 pref 1001",
+		"ip -6 route add unreachable default", "ip -6 route add default via 2001:db8:3::2 table 100",
+	}, steps: []step{
+		v4(1, "10.0.1.2", "9.9.9.9", drop),
+		v6(1, "2001:db8:1::2", "2600::1", trap),
 	}},
 	{name: "suppress_prefixlength", item: "13", lines: []string{
 		"ip rule add lookup main suppress_prefixlength 0 pref 1000", "ip rule add lookup 100 pref 1001",
