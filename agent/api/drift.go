@@ -2,6 +2,7 @@ package api
 
 import (
 	"fmt"
+	"net/netip"
 	"slices"
 
 	"antiphon/agent/resolve"
@@ -18,6 +19,47 @@ type refusals struct {
 	// their own, so any refusal excuses one that is missing.
 	rules  map[hwmodel.Family]bool
 	groups bool
+	// full: the route table has no room. Then routes may be missing that have no
+	// row of their own (the main table carries the local one's prefixes), each
+	// covered by a trap.
+	full bool
+	held map[hwmodel.RouteKey]hwmodel.RouteAction
+}
+
+// tableIsFull notes what a full route table holds.
+func (r *refusals) tableIsFull(held []hwmodel.Route) {
+	r.full, r.groups = true, true
+	r.rules[hwmodel.IPv4], r.rules[hwmodel.IPv6] = true, true
+	r.held = make(map[hwmodel.RouteKey]hwmodel.RouteAction, len(held))
+	for _, x := range held {
+		r.held[x.RouteKey] = x.Action
+	}
+}
+
+// route says that a difference of a route is a known refusal, and a safe one.
+func (r *refusals) route(want, have *hwmodel.Route) bool {
+	switch {
+	case have != nil && have.Action != hwmodel.RouteTrap:
+		return false
+	case r.routes[want.RouteKey]:
+		return true
+	case !r.full:
+		return false
+	case have != nil:
+		return have.Reason == hwmodel.ReasonCoversRefused
+	}
+	return r.covered(want.RouteKey)
+}
+
+// covered says that no less specific route forwards what a missing one should get.
+func (r *refusals) covered(k hwmodel.RouteKey) bool {
+	for bits := k.Prefix.Bits() - 1; bits >= 0; bits-- {
+		up := hwmodel.RouteKey{Table: k.Table, Prefix: netip.PrefixFrom(k.Prefix.Addr(), bits).Masked()}
+		if action, ok := r.held[up]; ok {
+			return action == hwmodel.RouteTrap
+		}
+	}
+	return true // its rule traps, or the comparison of rules tells
 }
 
 // expected collects the refusals that the agent tells of.
@@ -87,9 +129,7 @@ func (a *VerifyAnswer) compareDevice(want, held *hwmodel.Entries, refused refusa
 			return fmt.Sprintf("%v table %s", x.Prefix, netstate.TableName(uint32(x.Table)))
 		},
 		func(x hwmodel.Route) hwmodel.Route { x.Counter = 0; return x },
-		func(w, h *hwmodel.Route) bool {
-			return w != nil && refused.routes[w.RouteKey] && (h == nil || h.Action == hwmodel.RouteTrap)
-		})
+		refused.route)
 	table(a, "rules", want.Rules, held.Rules,
 		func(x hwmodel.Rules) string { return fmt.Sprintf("ipv%d", x.Family) },
 		func(x hwmodel.Rules) string { return fmt.Sprintf("%+v", x) },

@@ -24,13 +24,23 @@ type names struct {
 	rows    map[uint32]*netstate.Row
 	decoded map[uint32]*netstate.Link
 	dead    func(index uint32, family uint8) bool
+	rules   map[rulePref]bool
+}
+
+// rulePref is a preference at which a rule stands.
+type rulePref struct {
+	family uint8
+	pref   uint32
 }
 
 // snapshotNames remembers the links of a view.
 func snapshotNames(w agent.View) *names {
-	n := &names{rows: map[uint32]*netstate.Row{}, decoded: map[uint32]*netstate.Link{}}
+	n := &names{rows: map[uint32]*netstate.Row{}, decoded: map[uint32]*netstate.Link{}, rules: map[rulePref]bool{}}
 	for row := range w.Rows(netstate.KindLink) {
 		n.rows[row.Key.ID] = row
+	}
+	for row := range w.Rows(netstate.KindRule) {
+		n.rules[rulePref{row.Key.Family, row.Key.Prio}] = true
 	}
 	settings := w.Settings()
 	n.dead = func(index uint32, family uint8) bool { return ignoreLinkdown(settings, n.name(index), family) }
@@ -173,6 +183,7 @@ func (n *names) kernelObject(kind netstate.Kind, raw []byte) (ipjson.Object, err
 		if err := d.Decode(raw); err != nil {
 			return nil, err
 		}
+		n.transient(&d)
 		return ipjson.Rule(&d), nil
 	case netstate.KindNexthop:
 		var d netstate.Nexthop
@@ -182,6 +193,29 @@ func (n *names) kernelObject(kind netstate.Kind, raw []byte) (ipjson.Object, err
 		return ipjson.Nexthop(&d, c), nil
 	}
 	return nil, fmt.Errorf("kind %v cannot be shown", kind)
+}
+
+// transient sets a rule's flags that change without a notification: whether its
+// links are there, and the rule that it goes to.
+func (n *names) transient(d *netstate.Rule) {
+	flag := func(bit uint32, on bool) {
+		if d.Flags &^= bit; on {
+			d.Flags |= bit
+		}
+	}
+	flag(netstate.RuleIIFDetached, d.IIF != "" && !n.exists(d.IIF))
+	flag(netstate.RuleOIFDetached, d.OIF != "" && !n.exists(d.OIF))
+	flag(netstate.RuleUnresolved, d.Action == netstate.RuleGoto && !n.rules[rulePref{d.Family, d.Goto}])
+}
+
+// exists says whether a link has the name.
+func (n *names) exists(name string) bool {
+	for index := range n.rows {
+		if l := n.link(index); l != nil && l.Name == name {
+			return true
+		}
+	}
+	return false
 }
 
 // items takes a row apart: one item per message. Of IPv4 aliases only the first

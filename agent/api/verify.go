@@ -212,7 +212,11 @@ func (v *Verbs) compare(ctx context.Context, fresh *mirror) (VerifyAnswer, error
 		// A row that is not understood traps, in both resolvers.
 		_ = plan.Change(ch)
 	}
-	a.compareDevice(plan.Plan(), held, expected(fates), n)
+	refused := expected(fates)
+	if len(held.Routes) >= int(caps.Sizes[hwmodel.TableRoute]) {
+		refused.tableIsFull(held.Routes)
+	}
+	a.compareDevice(plan.Plan(), held, refused, n)
 	slices.SortFunc(a.Differences, func(x, y Difference) int { return strings.Compare(x.id(), y.id()) })
 	return a, nil
 }
