@@ -199,8 +199,14 @@ func verifyText(w *printer, body []byte) error {
 }
 
 func traceText(w *printer, body []byte) error {
-	var a api.TraceAnswer
-	if err := json.Unmarshal(body, &a); err != nil {
+	var a struct {
+		api.TraceAnswer
+		Steps []struct {
+			api.TraceStep
+			Origin row `json:"origin"`
+		} `json:"steps"`
+	}
+	if err := unmarshal(body, &a); err != nil {
 		return err
 	}
 	for i, s := range a.Steps {
@@ -209,6 +215,9 @@ func traceText(w *printer, body []byte) error {
 			where += " -> "
 		}
 		w.line("%2d %-10s %s%s", i+1, s.Stage, where, s.Detail)
+		if s.Origin != nil {
+			w.line("              of %s %s", s.OriginKind, rowText(s.OriginKind, s.Origin))
+		}
 	}
 	switch a.Verdict {
 	case "forward":
