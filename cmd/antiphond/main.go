@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"syscall"
 	"time"
 
@@ -19,6 +20,7 @@ import (
 
 	"antiphon/agent"
 	"antiphon/agent/api"
+	"antiphon/hwmodel"
 	"antiphon/hwmodel/remote"
 	"antiphon/transport"
 )
@@ -48,13 +50,21 @@ func run(ctx context.Context, args []string) int {
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			level, err := zerolog.ParseLevel(o.logLevel)
 			if err != nil {
-				return fmt.Errorf("--log-level: %w", err)
+				return fmt.Errorf("--log-level %q: want trace, debug, info, warn, error or disabled", o.logLevel)
 			}
 			if o.grace <= 0 {
 				return fmt.Errorf("--grace %s: want a time above zero", o.grace)
 			}
+			if err := o.addresses(); err != nil {
+				return err
+			}
+			dev, err := remote.NewClient(o.device)
+			if err != nil {
+				return fmt.Errorf("--device: %w", err)
+			}
+			defer dev.Close()
 			usage = false
-			return serve(cmd.Context(), o, logger(level))
+			return serve(cmd.Context(), o, dev, logger(level))
 		},
 	}
 	f := cmd.Flags()
@@ -88,8 +98,12 @@ func logger(level zerolog.Level) zerolog.Logger {
 	return log.Level(level).With().Timestamp().Str("daemon", "antiphond").Logger()
 }
 
-// addresses fills in what the state directory gives.
+// addresses fills in what the state directory gives, and checks.
 func (o *options) addresses() error {
+	state, err := filepath.Abs(o.state)
+	if err != nil {
+		return fmt.Errorf("--state: %w", err)
+	}
 	defaults := []struct {
 		flag         string
 		value        *string
@@ -106,21 +120,19 @@ func (o *options) addresses() error {
 		if o.state == "" {
 			return fmt.Errorf("%s or --state is needed", d.flag)
 		}
-		*d.value = d.scheme + o.state + "/" + d.name
+		*d.value = d.scheme + filepath.Join(state, d.name)
+	}
+	if err := transport.Check(o.listen); err != nil {
+		return fmt.Errorf("--listen: %w", err)
+	}
+	if err := transport.Check("unix://" + o.api); err != nil {
+		return fmt.Errorf("--api: %w", err)
 	}
 	return nil
 }
 
 // serve runs the agent until ctx ends.
-func serve(ctx context.Context, o options, log zerolog.Logger) error {
-	if err := o.addresses(); err != nil {
-		return err
-	}
-	dev, err := remote.NewClient(o.device)
-	if err != nil {
-		return err
-	}
-	defer dev.Close()
+func serve(ctx context.Context, o options, dev hwmodel.Device, log zerolog.Logger) error {
 	sessions, err := transport.Listen(o.listen)
 	if err != nil {
 		return err
