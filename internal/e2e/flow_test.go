@@ -37,8 +37,15 @@ type stream struct {
 func newStream(in, out int, src, dst string) *stream {
 	s := &stream{name: src + " → " + dst, in: in, out: out, src: netip.MustParseAddr(src), dst: netip.MustParseAddr(dst)}
 	s.before = s.frame(hostMAC(in), portMAC(in), 64)
-	s.after = s.frame(portMAC(out), hostMAC(out), 63)
+	s.leaves(out)
 	return s
+}
+
+// leaves tells the stream by which port it is to leave from now on; 0: by none.
+func (s *stream) leaves(out int) {
+	if s.out = out; out > 0 {
+		s.after = s.frame(portMAC(out), hostMAC(out), 63)
+	}
 }
 
 func (s *stream) frame(from, to [6]byte, hops uint8) []byte {
@@ -89,8 +96,12 @@ type traffic struct {
 	next    int // number of each stream's next frame
 	// strays are captured frames that nobody sent or that are not where they belong.
 	strays []string
-	// sentIn counts all frames sent into a port, by port.
-	sentIn map[int]int
+	// errors counts ICMP errors about the streams' frames by the port where they
+	// were captured; nil if there must be none.
+	errors map[int]int
+	// down is a port that is down, 0 if none is.
+	down   int
+	parent *testing.T
 }
 
 // span is frames from a number up to another.
@@ -98,7 +109,7 @@ type span struct{ from, to int }
 
 func newTraffic(l *lab, streams ...*stream) *traffic {
 	l.t.Helper()
-	tr := &traffic{t: l.t, streams: streams, sentIn: map[int]int{}}
+	tr := &traffic{t: l.t, parent: l.t, streams: streams}
 	for n := 1; n <= len(l.hosts); n++ {
 		w := l.host(n).Wire(l.t, wireName(n))
 		s := l.dut.Wire(l.t, swp(n))
@@ -113,6 +124,19 @@ func newTraffic(l *lab, streams ...*stream) *traffic {
 // a sentinel, which every device must trap, arrives at the representor.
 func (tr *traffic) step() {
 	tr.t.Helper()
+	for in := range tr.send() {
+		frame, arrived := netnstest.Sentinel()
+		tr.cables[in-1].Wire.Send(tr.t, frame)
+		tr.cables[in-1].Port.Until(tr.t, arrived)
+	}
+	for i, c := range tr.cables {
+		tr.collect(i+1, c.Wire.Drain(tr.t))
+	}
+}
+
+// send sends one burst of each stream and returns the ports they came in by.
+func (tr *traffic) send() map[int]bool {
+	tr.t.Helper()
 	ports := map[int]bool{}
 	for _, s := range tr.streams {
 		for n := tr.next; n < tr.next+burst; n++ {
@@ -120,19 +144,18 @@ func (tr *traffic) step() {
 		}
 		s.trapped = append(s.trapped, make([]int, burst)...)
 		s.delivered = append(s.delivered, make([]int, burst)...)
-		tr.sentIn[s.in] += burst
 		ports[s.in] = true
 	}
 	tr.next += burst
-	for in := range ports {
-		frame, arrived := netnstest.Sentinel()
-		tr.cables[in-1].Wire.Send(tr.t, frame)
-		tr.sentIn[in]++
-		tr.cables[in-1].Port.Until(tr.t, arrived)
-	}
-	for i, c := range tr.cables {
-		tr.collect(i+1, c.Wire.Drain(tr.t))
-	}
+	return ports
+}
+
+// toNobody sends a burst of each stream that no device is there to take.
+func (tr *traffic) toNobody() span {
+	tr.t.Helper()
+	from := tr.next
+	tr.send()
+	return span{from, tr.next}
 }
 
 // steps sends bursts and waits until all of them has come out.
@@ -170,9 +193,15 @@ func (tr *traffic) during(do func() error) span {
 // settle returns when everything sent has been captured.
 func (tr *traffic) settle() {
 	tr.t.Helper()
-	for i, frames := range netnstest.Fence(tr.t, tr.cables...) {
-		tr.sentIn[i+1]++
-		tr.collect(i+1, frames)
+	var up []netnstest.Cable
+	var ports []int
+	for i, c := range tr.cables {
+		if i+1 != tr.down {
+			up, ports = append(up, c), append(ports, i+1)
+		}
+	}
+	for i, frames := range netnstest.Fence(tr.t, up...) {
+		tr.collect(ports[i], frames)
 	}
 	for i, w := range tr.seen {
 		for _, f := range w.Drain(tr.t) {
@@ -199,7 +228,18 @@ func (tr *traffic) note(f []byte, where string, port int, belongs func(*stream) 
 			return
 		}
 	}
+	if tr.errors != nil && where == "w" && icmpError(f) {
+		tr.errors[port]++
+		return
+	}
 	tr.strays = append(tr.strays, fmt.Sprintf("%s%d: %x", where, port, f))
+}
+
+// icmpError recognizes an error about a frame of a stream: destination
+// unreachable of ICMP or ICMPv6.
+func icmpError(f []byte) bool {
+	about := bytes.Contains(f, []byte(flowMark))
+	return about && len(f) > 54 && (f[12] == 0x08 && f[23] == 1 && f[34] == 3 || f[12] == 0x86 && f[20] == 58 && f[54] == 1)
 }
 
 // fate is what must become of frames.

@@ -40,7 +40,6 @@ type trapCase struct {
 type presenceLab struct {
 	*lab
 	*traffic
-	parent *testing.T
 	// swallowed counts packets that a program dropped before they could be
 	// captured, nil if there is none.
 	swallowed func() (int, error)
@@ -60,7 +59,7 @@ func newPresenceLab(t *testing.T) *presenceLab {
 		newStream(1, 2, host4(1), "198.51.100.7"),
 		newStream(1, 2, host6(1), "2001:db8:100::7"),
 		newStream(3, 4, host4(3), host4(4)))
-	return &presenceLab{lab: l, traffic: tr, parent: t}
+	return &presenceLab{lab: l, traffic: tr}
 }
 
 // TestPresences puts each thing into the middle of a flow: what was the device's
