@@ -200,7 +200,7 @@ func (r *Replica) dumped(m netstate.Message) error {
 	case e.differs:
 		e.staged = append(e.staged, netstate.Normalize(m.Raw))
 	case int(e.seen) < len(group) && (f.scope.oif == 0 || len(group) == 1) &&
-		netstate.Equal(k.Kind, group[e.seen], m.Raw):
+		netstate.Equal(k.Kind, group[e.seen], m.Raw) && r.sameOrder(k, group[e.seen], m.Raw):
 		e.seen++
 	default:
 		e.differs = true

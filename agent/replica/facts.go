@@ -58,7 +58,7 @@ func (r *Replica) appendKeys(keys []indexKey, row *netstate.Row) []indexKey {
 // linkState is what silent deletions depend on.
 type linkState struct {
 	known, up, carrier, vrf bool
-	master                  uint32
+	master, mtu             uint32
 	typ                     uint16 // ARPHRD_*; this and kind are fixed for a netdev's life
 	kind                    string
 }
@@ -74,6 +74,7 @@ func linkNow(group [][]byte) linkState {
 		up:      d.Flags&unix.IFF_UP != 0,
 		carrier: d.Flags&(unix.IFF_RUNNING|unix.IFF_LOWER_UP) != 0,
 		master:  d.Master,
+		mtu:     d.MTU,
 		vrf:     d.Kind == "vrf",
 		typ:     d.Type,
 		kind:    d.Kind,
@@ -107,6 +108,29 @@ func (r *Replica) hasLeg(raw []byte, ifindex uint32) bool {
 	}
 	for _, l := range r.route.Legs {
 		if l.OIF == ifindex {
+			return true
+		}
+	}
+	return false
+}
+
+// sameOrder says whether the legs of two equal messages about an IPv6 route come in
+// one order. Only dumps tell the kernel's.
+func (r *Replica) sameOrder(k netstate.Key, a, b []byte) bool {
+	if k.Kind != netstate.KindRoute || k.Family != unix.AF_INET6 || r.route.Decode(a) != nil || len(r.route.Legs) < 2 {
+		return true
+	}
+	legs := slices.Clone(r.route.Legs)
+	return r.route.Decode(b) == nil && slices.EqualFunc(legs, r.route.Legs, func(x, y netstate.Leg) bool {
+		return x.OIF == y.OIF && x.Gateway == y.Gateway
+	})
+}
+
+// legElsewhere says whether the route that hasLeg just read has a leg on another
+// interface too.
+func (r *Replica) legElsewhere(ifindex uint32) bool {
+	for _, l := range r.route.Legs {
+		if l.OIF != ifindex {
 			return true
 		}
 	}

@@ -115,6 +115,7 @@ func (r *Replica) routeNotified(e *entry, m netstate.Message) {
 	if del && len(group) == 0 {
 		return
 	}
+	defer r.oweOrder(e)
 	next, certain := netstate.MergeRoute(group, m)
 	switch {
 	case fresh:
@@ -139,6 +140,15 @@ func (r *Replica) routeNotified(e *entry, m netstate.Message) {
 		}
 		r.suspect(e, RuleGroup)
 		r.oweGroup(e)
+	}
+}
+
+// oweOrder owes a dump that gives the order of an IPv6 route's legs, which decides
+// over flows: notifications of a change begin with the leg that changed (N23).
+func (r *Replica) oweOrder(e *entry) {
+	if k := e.row.Key; k.Family == unix.AF_INET6 && len(e.row.Group) > 0 &&
+		r.route.Decode(e.row.Group[0]) == nil && len(r.route.Legs) > 1 && r.route.NexthopID == 0 {
+		r.owe(netstate.KindRoute, scope{family: k.Family, table: k.ID}, RuleGroup)
 	}
 }
 

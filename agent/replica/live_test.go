@@ -2,6 +2,9 @@ package replica
 
 import (
 	"encoding/binary"
+	"fmt"
+	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 
@@ -25,6 +28,7 @@ func TestIntegrationSilentDeletions(t *testing.T) {
 		dead             int  // IPv4 routes that must have died without a word
 		carrier          bool // s1 loses its carrier
 		mayBeWrong       bool
+		silent6          bool // net.ipv6.route.skip_notify_on_dev_down
 	}{
 		{name: "N1 link down", setup: "route add 9.0.0.0/24 via 10.1.0.2; route add 9.1.0.0/24 dev s1",
 			act: "link set s1 down", rule: RuleLinkDown, dead: 2},
@@ -67,6 +71,11 @@ func TestIntegrationSilentDeletions(t *testing.T) {
 		{name: "N24 IPv6 leg deleted", setup: "-6 route add fd99::/64 nexthop via fd01::2 nexthop via fd02::2", act: "-6 route del fd99::/64 via fd01::2", dead: 0},
 		{name: "N28 IPv6 link down", setup: "-6 route add fd99::/64 via fd01::2; -6 route add fd98::/64 nexthop via fd01::2 nexthop via fd02::2",
 			act: "link set s1 down", rule: RuleLinkDown, dead: 0},
+		{name: "N29 silent IPv6, link down", setup: "-6 route add fd99::/64 via fd01::2; -6 route add fd98::/64 nexthop via fd01::2 nexthop via fd02::2",
+			act: "link set s1 down", rule: RuleLinkDown, dead: 0, silent6: true},
+		{name: "N29 silent IPv6, MTU without IPv6", setup: "-6 route add fd99::/64 via fd01::2; -6 route add fd98::/64 nexthop via fd01::2 nexthop via fd02::2",
+			act: "link set s1 mtu 1000", rule: RuleMTU, dead: 0, silent6: true},
+		{name: "MTU of IPv6 routes follows", setup: "-6 route add fd99::/64 via fd01::2 mtu 1400", act: "link set s1 mtu 1300", dead: 0},
 		{name: "N39 proxy neighbour", setup: "neigh add proxy 10.1.0.77 dev s1; neigh add 10.1.0.5 lladdr 02:00:00:00:00:05 dev s1",
 			act: "link set s1 down", rule: RuleLinkDown, dead: 0},
 		{name: "N40 renamed", setup: "route add 9.0.0.0/24 via 10.1.0.2", act: "link set s1 name other1", dead: 0},
@@ -76,7 +85,12 @@ func TestIntegrationSilentDeletions(t *testing.T) {
 			ns.Router(t)
 			ns.Silent(t)
 			f := newFeeder(t, ns, New(Options{Predict: true}))
-			f.r.Settings(1, &transport.Settings{Settings: []*transport.Setting{{Name: "net.ipv6.route.skip_notify_on_dev_down", Value: "0"}}})
+			skip := "0"
+			if tc.silent6 {
+				skip = "1"
+				ns.Sysctl(t, "net/ipv6/route/skip_notify_on_dev_down", skip)
+			}
+			f.r.Settings(1, &transport.Settings{Settings: []*transport.Setting{{Name: "net.ipv6.route.skip_notify_on_dev_down", Value: skip}}})
 			run := func(lines string) {
 				for _, line := range strings.Split(lines, ";") {
 					if out, err := ns.Try("ip", strings.Fields(line)...); err != nil {
@@ -132,6 +146,55 @@ func TestIntegrationSilentDeletions(t *testing.T) {
 				t.Errorf("%d silent deletions no rule predicted, %d dumps for stranded suspects", s.Silent, s.Stranded)
 			}
 		})
+	}
+}
+
+// TestIntegrationLegOrder requires the kernel's order of IPv6 legs, which decides
+// over flows, after a notification that begins with the new one.
+func TestIntegrationLegOrder(t *testing.T) {
+	ns := netnstest.New(t)
+	ns.Router(t)
+	for _, l := range []string{"link add s1 type veth peer name w1", "link set s1 up", "link set w1 up", "addr add fd01::1/64 dev s1 nodad"} {
+		ns.IP(t, l)
+	}
+	f := newFeeder(t, ns, New(Options{Predict: true}))
+	f.settle()
+	for i := range 4 {
+		ns.IP(t, fmt.Sprintf("-6 route append fd99::/64 via fd01::%d", 2+i))
+	}
+	f.settle()
+	legs := func(r *Replica) (legs []netip.Addr) {
+		for k, row := range rowsOf(r) {
+			var d netstate.Route
+			if k.Kind == netstate.KindRoute && k.Addr[1] == 0x99 && d.Decode(row.Group[0]) == nil {
+				for _, l := range d.Legs {
+					legs = append(legs, l.Gateway)
+				}
+			}
+		}
+		return legs
+	}
+	if got, want := legs(f.r), legs(fresh(t, ns)); len(want) != 4 || !slices.Equal(got, want) {
+		t.Errorf("legs %v, a dump says %v", got, want)
+	}
+}
+
+// TestIntegrationCompatMode changes what the kernel says of routes by nexthop
+// objects, without a word.
+func TestIntegrationCompatMode(t *testing.T) {
+	ns := netnstest.New(t)
+	ns.Router(t)
+	for _, l := range []string{"link add s1 type veth peer name w1", "link set s1 up", "link set w1 up", "addr add 10.1.0.1/24 dev s1",
+		"nexthop add id 1 via 10.1.0.2 dev s1", "route add 9.0.0.0/24 nhid 1"} {
+		ns.IP(t, l)
+	}
+	f := newFeeder(t, ns, New(Options{Predict: true}))
+	for _, mode := range []string{"1", "0", "1"} {
+		ns.Sysctl(t, "net/ipv4/nexthop_compat_mode", mode)
+		f.seq++
+		f.r.Settings(f.seq, &transport.Settings{Settings: []*transport.Setting{{Name: "net.ipv4.nexthop_compat_mode", Value: mode}}})
+		f.settle()
+		compare(t, ns, f.r)
 	}
 }
 

@@ -39,7 +39,7 @@ func (r *Replica) consequences(k netstate.Key, before, after [][]byte) {
 
 func (r *Replica) linkChanged(id uint32, was, now linkState) {
 	if !was.known { // assume what could lose the most
-		was = linkState{up: true, carrier: true, typ: now.typ, kind: now.kind}
+		was = linkState{up: true, carrier: true, mtu: now.mtu, typ: now.typ, kind: now.kind}
 	}
 	switch {
 	case !now.known:
@@ -52,8 +52,17 @@ func (r *Replica) linkChanged(id uint32, was, now linkState) {
 		r.happen(happening{why: RuleLinkDown, id: id})
 	case was.carrier && !now.carrier:
 		r.happen(happening{why: RuleLinkDown, id: id, carrier: true})
+	case was.mtu >= minMTU6 && now.mtu < minMTU6:
+		r.happen(happening{why: RuleMTU, id: id})
+	}
+	if was.mtu != now.mtu && now.known {
+		// The kernel follows with the MTU of IPv6 routes, in silence (rt6_mtu_change).
+		r.owe(netstate.KindRoute, scope{family: unix.AF_INET6}, RuleMTU)
 	}
 }
+
+// minMTU6 is IPV6_MIN_MTU: a link with less has no IPv6 (addrconf_notify).
+const minMTU6 = 1280
 
 // isVRF says that a master is a VRF, or not known: only VRFs flush routes.
 func (r *Replica) isVRF(master uint32) bool {
@@ -103,11 +112,14 @@ func (r *Replica) apply(h happening) {
 		r.refresh(r.index.entries(nil, k), h.why)
 	case RuleLastAddress:
 		r.routesDie(h, unix.AF_INET)
+	case RuleMTU:
+		r.silent6(h)
 	case RuleLinkDown:
 		if !h.carrier {
 			r.routesDie(h, unix.AF_INET)
 			r.silent6(h)
 			r.rowsOn(h, true)
+			r.keptAddresses(h)
 		}
 		r.nexthopsDie(h)
 	default: // gone, master, reuse
@@ -127,12 +139,13 @@ func (r *Replica) silent6(h happening) {
 		r.routesDie(h, unix.AF_INET6)
 		return
 	}
-	for _, s := range r.settings.Settings {
-		if s.Name == "net.ipv6.route.skip_notify_on_dev_down" && s.Value != "0" {
-			r.routesDie(h, unix.AF_INET6)
-		}
+	if v := settingOf(r.settings, skipNotify); v != "" && v != "0" {
+		r.routesDie(h, unix.AF_INET6)
 	}
 }
+
+// skipNotify is the setting that makes IPv6 as silent as IPv4 (N29).
+const skipNotify = "net.ipv6.route.skip_notify_on_dev_down"
 
 func (r *Replica) routesOn(ifindex uint32, family uint8) []*entry {
 	return r.index.entries(nil, indexKey{by: byLink, kind: netstate.KindRoute, family: family, id: ifindex})
@@ -175,6 +188,15 @@ func (r *Replica) rowsOn(h happening, proxiesOnly bool) {
 		if found {
 			r.owe(k, scope{}, h.why)
 		}
+	}
+}
+
+// keptAddresses owes a dump when a link with IPv6 addresses goes down: those that
+// it keeps (keep_addr_on_down) become tentative, which nobody says.
+func (r *Replica) keptAddresses(h happening) {
+	k := indexKey{by: byLink, kind: netstate.KindAddr, family: unix.AF_INET6, id: h.id}
+	if r.index[k] != nil {
+		r.owe(netstate.KindAddr, scope{}, h.why)
 	}
 }
 

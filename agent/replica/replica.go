@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"slices"
 
+	"golang.org/x/sys/unix"
+
 	"antiphon/netstate"
 	"antiphon/transport"
 )
@@ -108,8 +110,37 @@ func (r *Replica) Settings(seq uint64, s *transport.Settings) *netstate.Settings
 			Ingress: p.GetIngress(), Egress: p.GetEgress(), Detail: p.GetDetail(),
 		})
 	}
+	old := r.settings
 	r.settings = n
+	if old != nil {
+		r.settingsChanged(old, n)
+	}
 	return n
+}
+
+// settingsChanged owes dumps for settings that change what the kernel says about
+// routes: the legs that routes by nexthop objects repeat (N12), and whether IPv6
+// routes died in silence between the change and its reading (N29).
+func (r *Replica) settingsChanged(old, now *netstate.Settings) {
+	if changed(old, now, "net.ipv4.nexthop_compat_mode") {
+		r.owe(netstate.KindRoute, scope{}, RuleSetting)
+	}
+	if changed(old, now, skipNotify) {
+		r.owe(netstate.KindRoute, scope{family: unix.AF_INET6}, RuleSetting)
+	}
+}
+
+func changed(old, now *netstate.Settings, name string) bool {
+	return settingOf(old, name) != settingOf(now, name)
+}
+
+// settingOf returns a setting's value, "" if it is not there.
+func settingOf(s *netstate.Settings, name string) string {
+	i := slices.IndexFunc(s.Settings, func(x netstate.Setting) bool { return x.Name == name })
+	if i < 0 {
+		return ""
+	}
+	return s.Settings[i].Value
 }
 
 // LastSettings returns the latest settings, nil before the first.
@@ -149,6 +180,13 @@ func (r *Replica) lose(why string) {
 func (r *Replica) RequestAudit() {
 	r.clock++
 	r.oweAll()
+}
+
+// RequestUnannounced owes a dump of what the kernel never tells of: proxy
+// neighbours come and go without a notification (N39).
+func (r *Replica) RequestUnannounced() {
+	r.clock++
+	r.owe(netstate.KindNeighbor, scope{}, 0)
 }
 
 func (r *Replica) oweAll() {

@@ -1,6 +1,8 @@
 package replica
 
 import (
+	"golang.org/x/sys/unix"
+
 	"antiphon/netstate"
 )
 
@@ -117,7 +119,7 @@ func (r *Replica) judge(e *entry, f *flight, first, changed, gone bool) {
 		r.stats.Rules[why].Right++
 	case why != 0:
 		r.stats.Rules[why].Wrong++
-	case !changed || first:
+	case !changed || first || unannounced(e.row.Key):
 	case f.why != 0 && (!gone || !r.opt.Predict):
 		r.stats.Rules[f.why].Right++
 	case gone:
@@ -126,6 +128,9 @@ func (r *Replica) judge(e *entry, f *flight, first, changed, gone bool) {
 		r.stats.SilentChanges++
 	}
 }
+
+// unannounced says that the kernel never tells of a row: proxy neighbours (N39).
+func unannounced(k netstate.Key) bool { return k.Kind == netstate.KindNeighbor && k.Flag == 1 }
 
 // verdict gives the group that a dump says a key has. certain is false when a
 // dump filtered by interface does not tell.
@@ -152,19 +157,25 @@ func (r *Replica) verdict(e *entry, f *flight, mentioned bool) (group [][]byte, 
 		return shown, len(shown) == 0
 	}
 	var left [][]byte
+	certain = true
 	for _, raw := range group {
-		if len(shown) > 0 && netstate.Equal(netstate.KindRoute, raw, shown[0]) {
+		switch {
+		case len(shown) > 0 && netstate.Equal(netstate.KindRoute, raw, shown[0]):
 			shown = shown[1:]
 			left = append(left, raw)
-		} else if !r.hasLeg(raw, f.scope.oif) {
+		case !r.hasLeg(raw, f.scope.oif):
 			left = append(left, raw)
+		case e.row.Key.Family == unix.AF_INET6 && r.legElsewhere(f.scope.oif):
+			// An IPv6 route that lost this leg lives on by the others (N28).
+			left = append(left, raw)
+			certain = false
 		}
 	}
 	switch {
 	case len(shown) > 0:
 		return append(left, shown...), false
 	case len(left) == len(group):
-		return group, true
+		return group, certain
 	}
-	return left, true
+	return left, certain
 }

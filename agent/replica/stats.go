@@ -32,6 +32,11 @@ const (
 	RuleHint
 	// RuleReuse: an interface index names another link than before (N40).
 	RuleReuse
+	// RuleMTU: a link's MTU changed. IPv6 routes follow in silence with theirs;
+	// below what IPv6 needs they go, in silence if the kernel is told so (N29).
+	RuleMTU
+	// RuleSetting: a setting changed that decides what the kernel says of routes.
+	RuleSetting
 
 	ruleCount = iota + 1
 )
@@ -39,7 +44,7 @@ const (
 // String returns the rule's name for people.
 func (r Rule) String() string {
 	names := [ruleCount]string{"", "link-down", "link-gone", "master", "last-address",
-		"preferred-source", "nexthop", "group", "race", "hint", "ifindex-reuse"}
+		"preferred-source", "nexthop", "group", "race", "hint", "ifindex-reuse", "mtu", "setting"}
 	if r > 0 && int(r) < len(names) {
 		return names[r]
 	}
