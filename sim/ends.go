@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"sync"
 
 	"github.com/mdlayher/netlink"
@@ -32,7 +33,8 @@ type end struct {
 	netdev *os.File
 
 	index   int32
-	up      bool // as the far end sees it: administratively up (an existing netdev: running)
+	flags   uint32 // IFF_*, as last seen
+	up      bool   // as the far end sees it: administratively up (an existing netdev: running)
 	gone    bool // the netdev was deleted
 	carrier bool // as last set
 }
@@ -179,7 +181,7 @@ func (e *ends) look(x *end) error {
 		state, err := e.find(x)
 		switch {
 		case err == nil:
-			x.index, x.up = state.index, state.flags&unix.IFF_UP != 0
+			x.index, x.flags, x.up = state.index, state.flags, state.flags&unix.IFF_UP != 0
 			if x.netdev != nil {
 				x.up = x.up && state.flags&unix.IFF_RUNNING != 0
 			}
@@ -241,22 +243,21 @@ func (e *ends) watch(ctx context.Context, events *netlink.Conn) error {
 }
 
 // react looks at the ends that a notification could be about (indexes of
-// different namespaces may be equal: a look too many costs nothing), or at all
-// if notifications were lost.
+// different namespaces may be equal), or at all if notifications were lost. One
+// that says what is known already is passed over: to look at an end whose queue
+// is detached makes the kernel notify, and that must not go on for ever.
 func (e *ends) react(messages []netlink.Message) error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if messages == nil {
 		return e.alignAll()
 	}
-	told := map[int32]bool{}
-	for _, m := range messages {
-		if index, _, ok := parseLink(m); ok {
-			told[index] = true
-		}
-	}
 	err := e.all(func(x *end) error {
-		if !told[x.index] {
+		news := slices.ContainsFunc(messages, func(m netlink.Message) bool {
+			index, flags, ok := parseLink(m)
+			return ok && index == x.index && (m.Header.Type == unix.RTM_DELLINK || flags != x.flags)
+		})
+		if !news {
 			return nil
 		}
 		return e.look(x)

@@ -2,10 +2,12 @@ package sim
 
 import (
 	"context"
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/rs/zerolog"
 
@@ -261,4 +263,39 @@ func TestNamespaces(t *testing.T) {
 	if _, err := openNetns(plain); ExitStatus(err) != 2 {
 		t.Errorf("a plain file as namespace: %v", err)
 	}
+}
+
+// With no device attached an end is looked at by attaching its queue for a
+// moment, of which the kernel tells; reacting to that must come to an end.
+func TestQuietWithoutADevice(t *testing.T) {
+	dut, wire := netnstest.New(t), netnstest.New(t)
+	s := newEnds(t, Config{Netns: dut.Name(), WireNetns: wire.Name(), Ports: []Port{{Name: "swp1", Wire: "w1"}}})
+	events, err := s.lobby.listen()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer events.Close()
+	dut.IP(t, "link set swp1 up")
+	heard := 0
+	for range 10 {
+		// The kernel has queued what an ioctl led to before the ioctl returns.
+		if err := events.SetReadDeadline(time.Now().Add(50 * time.Millisecond)); err != nil {
+			t.Fatal(err)
+		}
+		messages, err := events.Receive()
+		if errors.Is(err, os.ErrDeadlineExceeded) {
+			if heard == 0 {
+				t.Fatal("no notification of swp1 up")
+			}
+			wantCarrier(t, dut, "swp1", false)
+			return
+		} else if err != nil {
+			t.Fatal(err)
+		}
+		heard += len(messages)
+		if err := s.ends.react(messages); err != nil {
+			t.Fatal(err)
+		}
+	}
+	t.Errorf("still notifications after %d", heard)
 }
