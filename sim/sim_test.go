@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -343,6 +344,16 @@ func TestStartKill(t *testing.T) {
 		r.must("start", name)
 		r.barrier()
 	}
+	// Nobody has to wait for somebody who is not there.
+	r.must("kill", "agent")
+	r.must("kill", "shim")
+	began := time.Now()
+	r.must("start", "shim")
+	if took := time.Since(began); took > 10*time.Second {
+		t.Errorf("without an agent the shim took %v to start", took)
+	}
+	r.must("start", "agent")
+	r.barrier()
 	// A second device is refused while one is attached.
 	if a, err := port.Attach(context.Background(), filepath.Join(r.state, "sim.sock")); err == nil {
 		a.Close()
