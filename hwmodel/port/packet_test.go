@@ -158,6 +158,9 @@ func TestPacketSocket(t *testing.T) {
 			t.Error("no error from a netdev that is down")
 		}
 		ip(t, "link set p1 up")
+		// To look at a link makes the kernel act on its new carrier now; until
+		// then it throws away what is sent (linkwatch_sync_dev).
+		ip(t, "link show dev e1")
 		newHost(t, "e1").send(testFrame(0, 4, 60))
 		if frame := receiveAll(t, f, 1)[0]; !bytes.Equal(frame, testFrame(0, 4, 60)) {
 			t.Errorf("received % x", frame)
