@@ -3,6 +3,7 @@ package replica
 import (
 	"encoding/binary"
 	"fmt"
+	"net"
 	"net/netip"
 	"slices"
 	"strings"
@@ -110,6 +111,7 @@ func TestIntegrationSilentDeletions(t *testing.T) {
 			before := f.r.Stats()
 
 			run(tc.act)
+			tellCarriers(t, ns)
 			if tc.carrier {
 				f.await("carrier loss", func() bool { return !f.r.link(s1.ID).carrier })
 			}
@@ -263,5 +265,18 @@ func addRoutes(t *testing.T, f *feeder, ns *netnstest.NS, oif uint32, n int) {
 	}
 	if err := ns.Do(func() error { return ipBatch(lines.String()) }); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// tellCarriers makes the kernel tell of carriers that have changed: it does so in
+// its own time (linkwatch), but at once when a link is looked at (rtnl_getlink).
+func tellCarriers(t *testing.T, ns *netnstest.NS) {
+	t.Helper()
+	var links []net.Interface
+	if err := ns.Do(func() (err error) { links, err = net.Interfaces(); return err }); err != nil {
+		t.Fatal(err)
+	}
+	for _, l := range links {
+		ns.IP(t, "link show dev "+l.Name)
 	}
 }
