@@ -79,8 +79,8 @@ func (r *Resolver) changeLink(c netstate.Change) error {
 		}
 	}
 	r.touchGroupsOn(id)
-	if old == nil || now == nil || old.name != now.name {
-		r.touchRules() // iif and oif selectors go by name
+	if old == nil || now == nil || old.name != now.name || old.port != now.port {
+		r.touchRules() // iif and oif selectors go by name, and mean ports
 	}
 	return err
 }
