@@ -33,6 +33,12 @@ type ShowArgs struct {
 	Stats  bool  `json:"stats,omitempty"`
 }
 
+// CountersArgs are the arguments of "counters".
+type CountersArgs struct {
+	// Reasons asks why packets trapped, beside why they were dropped.
+	Reasons bool `json:"reasons,omitempty"`
+}
+
 // BarrierArgs are the arguments of "barrier".
 type BarrierArgs struct {
 	// TimeoutMS is how long to wait in milliseconds; 0 means the default (30 s).

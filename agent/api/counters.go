@@ -7,6 +7,7 @@ import (
 
 	"antiphon/agent"
 	"antiphon/hwmodel"
+	"antiphon/transport"
 )
 
 // CountersAnswer is what counters answers. At rest, in every row,
@@ -26,8 +27,9 @@ type PortCounts struct {
 	Injected  hwmodel.PacketsBytes `json:"injected"`
 	Copied    hwmodel.PacketsBytes `json:"copied"`
 	Dropped   []ReasonCount        `json:"dropped"`
-	// TrappedBy says why packets trapped; it sums up to Trapped.
-	TrappedBy []ReasonCount `json:"trapped_by"`
+	// TrappedBy says why packets trapped and sums up to Trapped; only where asked
+	// for (transport.CountersArgs).
+	TrappedBy []ReasonCount `json:"trapped_by,omitempty"`
 }
 
 // ReasonCount is how often a reason applied.
@@ -45,7 +47,7 @@ func (v *Verbs) fresh(ctx context.Context, f func(agent.View)) error {
 	return v.agent.View(ctx, f)
 }
 
-func (v *Verbs) counters(ctx context.Context, _ noArgs) (any, error) {
+func (v *Verbs) counters(ctx context.Context, args transport.CountersArgs) (any, error) {
 	var ports []hwmodel.PortCounters
 	var caps hwmodel.Capabilities
 	var status agent.Status
@@ -59,7 +61,14 @@ func (v *Verbs) counters(ctx context.Context, _ noArgs) (any, error) {
 	if !status.DeviceUp {
 		return nil, &agent.UnreachableError{Part: "device", Why: v.deviceTrouble(status)}
 	}
-	return countersOf(caps.Ports, ports), nil
+	answer := countersOf(caps.Ports, ports)
+	if !args.Reasons {
+		answer.Total.TrappedBy = nil
+		for i := range answer.Ports {
+			answer.Ports[i].TrappedBy = nil
+		}
+	}
+	return answer, nil
 }
 
 // deviceTrouble says what is wrong with the device, and where it should be.

@@ -22,7 +22,7 @@ func TestCountersContract(t *testing.T) {
 	}
 	const want = `{"ports":[` +
 		`{"name":"swp1","rx":{"packets":10,"bytes":1000},"tx":{"packets":0,"bytes":0},"forwarded":{"packets":6,"bytes":600},"trapped":{"packets":3,"bytes":300},"injected":{"packets":0,"bytes":0},"copied":{"packets":0,"bytes":0},"dropped":[{"reason":"blackhole","packets":1,"bytes":100}],"trapped_by":[{"reason":"local","packets":3,"bytes":300}]},` +
-		`{"name":"swp2","rx":{"packets":0,"bytes":0},"tx":{"packets":8,"bytes":800},"forwarded":{"packets":0,"bytes":0},"trapped":{"packets":0,"bytes":0},"injected":{"packets":2,"bytes":200},"copied":{"packets":0,"bytes":0},"dropped":[],"trapped_by":[]}],` +
+		`{"name":"swp2","rx":{"packets":0,"bytes":0},"tx":{"packets":8,"bytes":800},"forwarded":{"packets":0,"bytes":0},"trapped":{"packets":0,"bytes":0},"injected":{"packets":2,"bytes":200},"copied":{"packets":0,"bytes":0},"dropped":[]}],` +
 		`"total":{"rx":{"packets":10,"bytes":1000},"tx":{"packets":8,"bytes":800},"forwarded":{"packets":6,"bytes":600},"trapped":{"packets":3,"bytes":300},"injected":{"packets":2,"bytes":200},"copied":{"packets":0,"bytes":0},"dropped":[{"reason":"blackhole","packets":1,"bytes":100}],"trapped_by":[{"reason":"local","packets":3,"bytes":300}]}}`
 	if string(got) != want {
 		t.Errorf("got  %s\nwant %s", got, want)

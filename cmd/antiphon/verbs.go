@@ -79,7 +79,7 @@ fate F and reason R. Without a filter: all rows of all tables.`,
 				if len(words) > 1 || args.Family != 0 {
 					return usage("show counters takes no filter")
 				}
-				body, err := p.ask(c.Context(), callTimeout, transport.VerbCounters, nil)
+				body, err := p.ask(c.Context(), callTimeout, transport.VerbCounters, transport.CountersArgs{Reasons: args.Stats || !p.json})
 				return p.tell(body, err, countersText)
 			}
 			kind, err := netstate.ParseKind(words[0])
@@ -92,7 +92,7 @@ fate F and reason R. Without a filter: all rows of all tables.`,
 		},
 	}
 	f := cmd.Flags()
-	f.BoolVarP(&args.Stats, "stats", "s", false, "with packets and bytes")
+	f.BoolVarP(&args.Stats, "stats", "s", false, "with packets and bytes; of counters: with the reasons of traps")
 	f.BoolVarP(&four, "ipv4", "4", false, "IPv4 only")
 	f.BoolVarP(&six, "ipv6", "6", false, "IPv6 only")
 	return cmd
