@@ -101,6 +101,11 @@ func (r *Replica) up(ifindex uint32) bool {
 	return len(raw) >= at+4 && binary.NativeEndian.Uint32(raw[at:])&unix.IFF_UP != 0
 }
 
+// addressed says that an interface has an IPv4 address.
+func (r *Replica) addressed(ifindex uint32) bool {
+	return r.index[indexKey{by: byLink, kind: netstate.KindAddr, family: unix.AF_INET, id: ifindex}] != nil
+}
+
 // hasLeg says whether a route message has a leg of its own on an interface.
 func (r *Replica) hasLeg(raw []byte, ifindex uint32) bool {
 	if r.route.Decode(raw) != nil || r.route.NexthopID != 0 {
@@ -171,7 +176,8 @@ func (r *Replica) nexthopLink(id uint32) uint32 {
 }
 
 // dies says whether the kernel flushes a route message without a word when the
-// interface goes down: no leg is left on another link that is up. Local addresses
+// interface goes down: no leg is left on another link that is up and, for IPv4, has
+// an address, without which its legs may be dead already. Local addresses
 // stay (their scope is host), nexthop objects have their own rule.
 func (r *Replica) dies(raw []byte, ifindex uint32) bool {
 	if r.route.Decode(raw) != nil {
@@ -182,7 +188,7 @@ func (r *Replica) dies(raw []byte, ifindex uint32) bool {
 		return false
 	}
 	for _, l := range d.Legs {
-		if l.OIF != ifindex && r.up(l.OIF) {
+		if l.OIF != ifindex && r.up(l.OIF) && (d.Family != unix.AF_INET || r.addressed(l.OIF)) {
 			return false
 		}
 	}

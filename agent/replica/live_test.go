@@ -47,6 +47,8 @@ func TestIntegrationSilentDeletions(t *testing.T) {
 			act: "link set s1 down", rule: RuleLinkDown, dead: 0},
 		{name: "N4 the other leg was down", setup: "route add 9.0.0.0/24 nexthop via 10.1.0.2 nexthop via 10.2.0.2; link set s2 down",
 			act: "link set s1 down", rule: RuleLinkDown, dead: 1},
+		{name: "N4 the other leg lost its address", setup: "route add 9.0.0.0/24 nexthop via 10.1.0.2 nexthop via 10.2.0.2; addr del 10.2.0.1/24 dev s2",
+			act: "link set s1 down", rule: RuleLinkDown, dead: 1},
 		{name: "N5 link deleted", setup: "route add 9.0.0.0/24 nexthop via 10.1.0.2 nexthop via 10.2.0.2; route add 9.1.0.0/24 via 10.1.0.7",
 			act: "link del s1", rule: RuleLinkDown, dead: 2},
 		{name: "N6 carrier loss", setup: "route add 9.0.0.0/24 via 10.1.0.2", carrier: true,

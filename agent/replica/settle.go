@@ -120,7 +120,7 @@ func (r *Replica) judge(e *entry, f *flight, first, changed, gone bool) {
 	case why != 0:
 		r.stats.Rules[why].Wrong++
 	case !changed || first || unannounced(e.row.Key):
-	case f.why != 0 && (!gone || !r.opt.Predict):
+	case f.why == RuleSetting || f.why != 0 && (!gone || !r.opt.Predict):
 		r.stats.Rules[f.why].Right++
 	case gone:
 		r.stats.Silent++
