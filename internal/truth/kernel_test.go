@@ -127,11 +127,13 @@ func (s snapshot) lines() []string {
 		position := map[string]int{}
 		for _, o := range s[kind] {
 			o = masked(kind, o)
-			if kind == routes4 {
-				unaddressed(o, func(dev any) bool { return addressed[dev] && ports[dev] })
-			}
-			if dev, ok := o["dev"]; ok && !ports[dev] && (kind == routes4 || kind == routes6) {
-				o["flags"] = without("dead", o)
+			if kind == routes4 || kind == routes6 {
+				forgiveLegs(o, func(leg object) bool {
+					if kind == routes6 {
+						return !ports[leg["dev"]] || hasFlag(leg, "linkdown")
+					}
+					return !ports[leg["dev"]] || !addressed[leg["dev"]] || leg["via"] != nil
+				})
 			}
 			place := ""
 			if kind == routes4 {
@@ -150,16 +152,22 @@ func (s snapshot) lines() []string {
 	return all
 }
 
-// unaddressed masks the flags of IPv4 multipath legs on links that are no ports or
-// without any IPv4 address: whether those are dead depends on whether there ever was
-// one, and nobody is told. The resolver does not forward by them.
-func unaddressed(o object, known func(dev any) bool) {
+// forgiveLegs masks the flags of legs that depend on history of which nobody is
+// told: on links that are no ports (their settings are not mirrored); of IPv4 on
+// links without any IPv4 address (dead if there was one); of IPv4 by IPv6 gateways
+// (added without a carrier, they get LINKDOWN with its next change only,
+// fib_check_nh_v6_gw); of IPv6 on links without a carrier (dead if the link was
+// down before, until the carrier comes back, addrconf_notify).
+func forgiveLegs(o object, history func(leg object) bool) {
+	if o["dev"] != nil && history(o) {
+		o["flags"] = without("dead", object{"flags": without("linkdown", o)})
+	}
 	legs, _ := o["nexthops"].([]any)
 	if legs = slices.Clone(legs); legs == nil {
 		return
 	}
 	for i, l := range legs {
-		if leg := l.(object); !known(leg["dev"]) {
+		if leg := l.(object); history(leg) {
 			leg = maps.Clone(leg)
 			leg["flags"], o["flags"] = "any", "any"
 			legs[i] = leg
@@ -193,21 +201,6 @@ func masked(kind string, o object) object {
 		// Legs that lost their links one after the other: the flag of the whole
 		// depends on the order of events.
 		c["flags"] = without("linkdown", c)
-	}
-	if _, via := c["via"]; via && kind == routes4 {
-		// Added while the carrier is off, a leg by an IPv6 gateway gets the flag
-		// with the next change of the carrier only (fib_check_nh_v6_gw).
-		c["flags"] = without("linkdown", c)
-	}
-	for i, l := range legs {
-		if leg := l.(object); kind == routes4 && leg["via"] != nil {
-			c["flags"] = without("linkdown", c)
-			legs = slices.Clone(legs)
-			leg = maps.Clone(leg)
-			leg["flags"] = without("linkdown", leg)
-			legs[i] = leg
-			c["nexthops"] = legs
-		}
 	}
 	return c
 }

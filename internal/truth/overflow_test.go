@@ -58,7 +58,7 @@ func TestIntegrationOverflow(t *testing.T) {
 // TestIntegrationDumpRace changes routes without pause while dumps of everything
 // run one after the other.
 func TestIntegrationDumpRace(t *testing.T) {
-	const audits = 30
+	const audits = 150
 	w := newWorld(t, options{})
 	w.batch(t, storm("add", 5000))
 	w.settled(t, "at the start")
