@@ -240,7 +240,8 @@ func (r *Resolver) legDead(g *group, l leg) bool {
 
 // doubtful reports whether a leg of several may be dead or alive without the
 // mirror knowing, so that the kernel's spread over the other legs is unknown: it
-// has no carrier and the sysctl that decides is not mirrored for its device; or
+// has no carrier and the sysctl that decides is not mirrored for its device, or
+// it is an IPv6 one, whose LINKDOWN flag depends on what came first; or
 // its device has no IPv4 address, and losing the last one marks IPv4 legs dead in
 // silence (net/ipv4/fib_frontend.c fib_disable_ip), while never having had one
 // does not.
@@ -256,7 +257,10 @@ func (r *Resolver) doubtful(g *group, legs []leg) bool {
 		if g.family == afInet && r.addressed[l.oif] == 0 {
 			return true
 		}
-		if _, known := r.settings.ignoreLinkdown(dev.name, g.family); !known && !dev.lower {
+		if dev.lower {
+			continue
+		}
+		if _, known := r.settings.ignoreLinkdown(dev.name, g.family); !known || g.family == afInet6 || l.gw.Is6() {
 			return true
 		}
 	}
