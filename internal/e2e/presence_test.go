@@ -188,11 +188,21 @@ func (l *lab) why(object string) []explanation {
 	return doc.Objects
 }
 
-// explained: why names the reason, with a detail that a person can act on.
+// explained: why names the reason, with a detail that a person can act on, and
+// show says the same of the row.
 func (p *presenceLab) explained(c *trapCase) {
 	p.t().Helper()
+	var rows []struct{ Fate, Reason string }
+	kind, object := "route", c.object
+	if dev, ok := strings.CutPrefix(object, "dev "); ok {
+		kind, object = "link", dev
+	}
+	p.ask(&rows, "show", kind, object)
 	var said []string
 	for _, e := range p.why(c.object) {
+		if len(rows) == 0 || rows[0].Fate != e.Fate || rows[0].Reason != e.Reason {
+			p.t().Errorf("show %s %s: %+v, why: %s %s", kind, object, rows, e.Fate, e.Reason)
+		}
 		traps := append(e.Traps, trap{Reason: e.Reason, Detail: e.Detail})
 		if slices.ContainsFunc(traps, func(t trap) bool {
 			return t.Reason == c.reason && (t.Detail != "" || !strings.HasPrefix(c.reason, "unmirrored-")) && strings.Contains(t.Detail, c.detail)

@@ -156,8 +156,14 @@ func (l *lab) kernelSays(s *stream) int {
 // TestChanges: after each change and a barrier all agree, and traffic goes where
 // the kernel says.
 func TestChanges(t *testing.T) {
+	for _, pipe := range []string{"softpipe", "refpipe"} {
+		t.Run(pipe, func(t *testing.T) { changes(t, pipe) })
+	}
+}
+
+func changes(t *testing.T, pipe string) {
 	l := newLab(t, 4)
-	l.up()
+	l.up("--pipe", pipe)
 	l.bare()
 	l.route()
 	dst4, dst6 := "198.51.100.7", "2001:db8:100::7"
