@@ -120,6 +120,12 @@ func (t *tables) settle() {
 		t.ownSet = newAddrSet(t.own)
 		t.ownDirty = false
 	}
+	if t.stale {
+		for slot := range t.way {
+			t.refresh(uint32(slot))
+		}
+		t.stale = false
+	}
 	t.reverse = slices.ContainsFunc(t.iface, func(i iface) bool { return i.rp != hwmodel.RPOff || i.sourceCheck })
 }
 
@@ -149,11 +155,14 @@ func (c *change) setInterface(i *hwmodel.Interface) hwmodel.Reason {
 	} else if c.iface[slot].port != i.Port {
 		c.vacate(slot)
 	}
-	*row(&c.iface, slot) = iface{
+	old := row(&c.iface, slot)
+	now := iface{
 		present: true, mac: macBits(i.MAC), mtu: i.MTU, port: i.Port,
 		in: [2]hwmodel.Reason{i.In4, i.In6}, out: [2]hwmodel.Reason{i.Out4, i.Out6},
 		rp: i.RPFilter, acceptLocal: i.AcceptLocal, sourceCheck: i.SourceCheck, redirectTrap: i.RedirectTrap,
 	}
+	c.stale = c.stale || *old != now
+	*old = now
 	c.occupy(i.Port)
 	return hwmodel.ReasonNone
 }
@@ -162,6 +171,7 @@ func (c *change) setInterface(i *hwmodel.Interface) hwmodel.Reason {
 func (c *change) vacate(slot uint32) {
 	port := c.iface[slot].port
 	c.iface[slot] = iface{}
+	c.stale = true
 	c.occupy(port)
 }
 
@@ -206,7 +216,7 @@ func (c *change) setNeighbor(n *hwmodel.Neighbor) hwmodel.Reason {
 		c.present[hwmodel.TableNeighbor]++
 		slot = c.neighs.take(n.NeighborKey)
 		r := row(&c.neigh, slot)
-		*r = neigh{present: true, iface: c.takeInterface(n.Interface)}
+		r.present, r.iface = true, c.takeInterface(n.Interface)
 		if n.Addr.Is4() {
 			c.onlink4[uint64(r.iface)<<32|uint64(addr4(n.Addr))] = slot
 		} else {
@@ -216,6 +226,7 @@ func (c *change) setNeighbor(n *hwmodel.Neighbor) hwmodel.Reason {
 	r := &c.neigh[slot]
 	r.mac = macBits(n.MAC)
 	c.recount(&r.counter, n.Counter)
+	c.refreshNeighbor(slot)
 	return hwmodel.ReasonNone
 }
 
@@ -232,7 +243,8 @@ func (c *change) removeNeighbor(k hwmodel.NeighborKey) {
 	}
 	c.recount(&r.counter, 0)
 	c.ifaces.release(r.iface)
-	*r = neigh{}
+	*r = neigh{hops: r.hops}
+	c.refreshNeighbor(slot)
 	c.present[hwmodel.TableNeighbor]--
 	c.neighs.release(slot)
 }
@@ -249,8 +261,9 @@ func (c *change) setNextHop(n *hwmodel.NextHop) hwmodel.Reason {
 		}
 		c.present[hwmodel.TableNextHop]++
 		slot = c.hops.take(n.ID)
-		row(&c.hop, slot)
+		c.hopRows(slot)
 	}
+	c.unchain(slot)
 	old := c.hop[slot]
 	h := hop{present: true, trap: n.Trap, iface: c.takeInterface(n.Interface)}
 	if n.Gateway.IsValid() {
@@ -258,9 +271,17 @@ func (c *change) setNextHop(n *hwmodel.NextHop) hwmodel.Reason {
 		row(&c.neigh, h.neigh)
 	}
 	c.hop[slot] = h
+	c.chain(slot)
+	c.refresh(slot)
 	c.ifaces.release(old.iface)
 	c.neighs.release(old.neigh)
 	return hwmodel.ReasonNone
+}
+
+// hopRows makes the rows of a next hop.
+func (c *change) hopRows(slot uint32) {
+	row(&c.hop, slot)
+	row(&c.way, slot)
 }
 
 func (c *change) removeNextHop(id hwmodel.NextHopID) {
@@ -269,7 +290,9 @@ func (c *change) removeNextHop(id hwmodel.NextHopID) {
 	if !h.present {
 		return
 	}
+	c.unchain(slot)
 	c.hop[slot] = hop{}
+	c.refresh(slot)
 	c.ifaces.release(h.iface)
 	c.neighs.release(h.neigh)
 	c.present[hwmodel.TableNextHop]--
@@ -297,18 +320,19 @@ func (c *change) setGroup(g *hwmodel.Group) hwmodel.Reason {
 		slot = c.groups.take(g.ID)
 		row(&c.group, slot)
 		row(&c.legs, slot)
+		row(&c.shares, slot)
 	}
 	r := &c.group[slot]
 	old := c.legs[slot]
 	for _, l := range g.Legs {
-		row(&c.hop, c.hops.take(l.NextHop))
+		c.hopRows(c.hops.take(l.NextHop))
 	}
 	live := bounds(g.Legs, c.hops.find)
-	r.present, r.live, r.hop, r.legs = true, uint32(len(live)), 0, nil
+	r.present, r.live, r.hop, c.shares[slot] = true, uint32(len(live)), 0, nil
 	if len(live) == 1 {
 		r.hop = live[0].hop
 	} else {
-		r.legs = live
+		c.shares[slot] = live
 	}
 	c.legs[slot] = slices.Clone(g.Legs)
 	c.recount(&r.counter, g.Counter)
@@ -331,7 +355,7 @@ func (c *change) removeGroup(id hwmodel.GroupID) {
 	c.recount(&r.counter, 0)
 	*r = group{}
 	c.releaseLegs(c.legs[slot])
-	c.legs[slot] = nil
+	c.legs[slot], c.shares[slot] = nil, nil
 	c.present[hwmodel.TableGroup]--
 	c.groups.release(slot)
 }

@@ -38,9 +38,10 @@ func (c *change) setRoute(r *hwmodel.Route) hwmodel.Reason {
 	to := c.groups.take(r.Group)
 	row(&c.group, to)
 	row(&c.legs, to)
+	row(&c.shares, to)
 	rt := &c.route[slot]
 	c.groups.release(rt.group)
-	rt.action, rt.reason, rt.group, rt.mtu = r.Action, r.Reason, to, r.MTU
+	rt.action, rt.reason, rt.group, rt.bound = r.Action, r.Reason, to, r.MTU-1
 	c.recount(&rt.counter, r.Counter)
 	return hwmodel.ReasonNone
 }

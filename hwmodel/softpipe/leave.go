@@ -6,124 +6,143 @@ import (
 	"antiphon/hwmodel"
 )
 
-// leave does the stages group to redirect.
+// leave does the stages group to rewrite.
 func (w *worker) leave(f int) {
-	groups, hops, ifaces := w.t.group, w.t.hop, w.t.iface
-	live := &w.live[f]
-	n := 0
-	for _, i := range live.each() {
-		p := &w.pkt[i]
+	t, v := w.t, w.v
+	groups, ways, counts, now := t.group, t.way, w.count, w.now
+	// A source that is to be looked up needs the stages one by one.
+	examine := w.tracing || f == 0 && t.reverse
+	for _, i := range w.live[f].each() {
 		rt := &w.found[i]
 		g := &groups[rt.group]
-		p.hop = g.hop
-		if g.live != 1 && !w.choose(i, f, g) {
+		hop := g.hop
+		if g.live != 1 {
+			if hop = w.choose(i, f, rt.group, g); hop == 0 {
+				continue
+			}
+		}
+		to, ipLen := &ways[hop], w.ipLen[i]
+		if ipLen > to.limit[f] || rt.tooLong(ipLen) || to.iface == w.in[i] || examine {
+			w.depart(i, f, hop)
 			continue
 		}
-		h := &hops[p.hop]
-		if !h.present {
-			w.trap(i, stageNextHop, hwmodel.ReasonNextHopDead)
-			continue
+		v.Verdict[i], v.Out[i] = hwmodel.Forward, to.port
+		h, length := cut(&v.Frame[i], ipLen)
+		rewrite(h, f, to)
+		counts[rt.counter].add(length, now)
+		if g.counter != 0 {
+			counts[g.counter].add(length, now)
 		}
-		if h.trap != hwmodel.ReasonNone {
-			w.trap(i, stageNextHop, h.trap)
-			continue
+		if to.counter != 0 {
+			counts[to.counter].add(length, now)
 		}
-		p.out, p.neigh = h.iface, h.neigh
-		out := &ifaces[h.iface]
-		switch {
-		case !out.present:
-			w.trap(i, stageEgress, hwmodel.ReasonNoInterface)
-			continue
-		case out.out[f] != hwmodel.ReasonNone:
-			w.trap(i, stageEgress, out.out[f])
-			continue
-		case p.ipLen > out.mtu || rt.mtu != 0 && p.ipLen > rt.mtu:
-			w.trap(i, stageMTU, hwmodel.ReasonTooBig)
-			continue
-		case h.iface == p.in && (f == 1 || out.redirectTrap):
-			w.trap(i, stageRedirect, hwmodel.ReasonRedirectDue)
-			continue
-		}
-		live.at[n&0xff] = i
-		n++
 	}
-	live.n = n
 }
 
-// choose picks the leg of a group that has none or several live ones.
-func (w *worker) choose(i uint8, f int, g *group) bool {
+// depart does the stages nexthop to rewrite for one packet.
+func (w *worker) depart(i uint8, f int, hop uint32) {
+	t, rt := w.t, &w.found[i]
+	h := &t.hop[hop]
+	out, in := &t.iface[h.iface], &t.iface[w.in[i]]
+	w.trail.hop, w.trail.out, w.trail.neigh = hop, h.iface, h.neigh
+	ipLen := w.ipLen[i]
+	switch {
+	case !h.present:
+		w.trap(i, stageNextHop, hwmodel.ReasonNextHopDead)
+		return
+	case h.trap != hwmodel.ReasonNone:
+		w.trap(i, stageNextHop, h.trap)
+		return
+	case !out.present:
+		w.trap(i, stageEgress, hwmodel.ReasonNoInterface)
+		return
+	case out.out[f] != hwmodel.ReasonNone:
+		w.trap(i, stageEgress, out.out[f])
+		return
+	case ipLen > out.mtu || rt.tooLong(ipLen):
+		w.trap(i, stageMTU, hwmodel.ReasonTooBig)
+		return
+	case h.iface == w.in[i] && (f == 1 || out.redirectTrap):
+		w.trap(i, stageRedirect, hwmodel.ReasonRedirectDue)
+		return
+	}
+	src, dst := w.addrs(f, i)
+	if f == 0 && (in.rp != hwmodel.RPOff || in.sourceCheck) &&
+		!t.sourceFits(uint32(src.lo), uint32(dst.lo), w.in[i], h.iface, in) {
+		w.trap(i, stageRPF, hwmodel.ReasonReversePath)
+		return
+	}
+	slot := h.neigh
+	if slot == 0 {
+		slot = t.onlink(f, h.iface, dst)
+	}
+	w.trail.neigh = slot
+	neighbor := &t.neigh[slot]
+	if !neighbor.present {
+		w.trap(i, stageNeighbor, hwmodel.ReasonNeighborUnresolved)
+		return
+	}
+	w.trail.stage = stageRewrite
+	w.v.Verdict[i], w.v.Out[i] = hwmodel.Forward, out.port
+	to := newWay(out, neighbor)
+	frame, length := cut(&w.v.Frame[i], ipLen)
+	rewrite(frame, f, &to)
+	if w.tracing {
+		return
+	}
+	for _, c := range [...]uint32{rt.counter, t.group[rt.group].counter, neighbor.counter} {
+		if c != 0 {
+			w.count[c].add(length, w.now)
+		}
+	}
+}
+
+// choose picks the leg of a group that has none or several live ones; 0 if the
+// packet was taken out.
+func (w *worker) choose(i uint8, f int, slot uint32, g *group) (hop uint32) {
 	if g.live == 0 {
 		w.trap(i, stageGroup, hwmodel.ReasonNextHopDead)
-		return false
+		return 0
 	}
-	p := &w.pkt[i]
 	src, dst := w.addrs(f, i)
-	hash, ok := w.t.hash.flow(f, src, dst, w.v.Frame[i][ethLen:][:p.ipLen])
+	hash, ok := w.t.hash.flow(f, src, dst, w.v.Frame[i][ethLen:][:w.ipLen[i]])
 	if !ok {
 		w.trap(i, stageGroup, hwmodel.ReasonMultipathPolicy)
-		return false
+		return 0
 	}
-	for k := range g.legs {
-		if hash <= g.legs[k].bound {
-			p.hop = g.legs[k].hop
-			return true
+	for _, l := range w.t.shares[slot] {
+		if hash <= l.bound {
+			return l.hop
 		}
 	}
 	panic("softpipe: hash above the last leg's bound") // which is 1<<31 - 1
 }
 
-// send does the stages neighbor and rewrite: it makes a packet Forward, cuts its
-// frame to the IP length, writes link-layer addresses and TTL or hop limit, and
-// counts it on all it went through.
-func (w *worker) send(f int) {
-	t, v := w.t, w.v
-	neighs, ifaces, counts, now := t.neigh, t.iface, w.count, w.now
-	for _, i := range w.live[f].each() {
-		p := &w.pkt[i]
-		if p.neigh == 0 {
-			_, dst := w.addrs(f, i)
-			p.neigh = t.onlink(f, p.out, dst)
-		}
-		to := &neighs[p.neigh]
-		if !to.present {
-			w.trap(i, stageNeighbor, hwmodel.ReasonNeighborUnresolved)
-			continue
-		}
-		p.stage = stageRewrite
-		out := &ifaces[p.out]
-		v.Verdict[i], v.Out[i] = hwmodel.Forward, out.port
-		frame := v.Frame[i]
-		if n := ethLen + int(p.ipLen); n < len(frame) {
-			frame = frame[:n]
-			v.Frame[i] = frame
-		}
-		h := (*[ethLen + ip4Len]byte)(frame) // no IP header is shorter
-		binary.LittleEndian.PutUint64(h[:], to.mac|out.mac<<48)
-		binary.LittleEndian.PutUint32(h[8:], uint32(out.mac>>16))
-		if f == 1 {
-			h[ethLen+7]--
-		} else {
-			// TTL - 1, and the checksum with it as ip_decrease_ttl does
-			// (include/net/ip.h; RFC 1624): never 0xffff.
-			sum := uint32(binary.BigEndian.Uint16(h[ethLen+10:])) + 0x100
-			if sum >= 0xffff {
-				sum++
-			}
-			h[ethLen+8]--
-			binary.BigEndian.PutUint16(h[ethLen+10:], uint16(sum))
-		}
-		if counts == nil {
-			continue
-		}
-		rt := &w.found[i]
-		counts[rt.counter].add(p.length, now)
-		if c := t.group[rt.group].counter; c != 0 {
-			counts[c].add(p.length, now)
-		}
-		if to.counter != 0 {
-			counts[to.counter].add(p.length, now)
-		}
+// cut shortens a frame to its IP packet. It returns what rewrite needs of it (no IP
+// header is shorter than IPv4's) and the length that the frame had.
+func cut(frame *[]byte, ipLen uint32) (h *[ethLen + ip4Len]byte, length int) {
+	b := *frame
+	if n := ethLen + int(ipLen); n < len(b) {
+		*frame = b[:n]
 	}
+	return (*[ethLen + ip4Len]byte)(b), len(b)
+}
+
+// rewrite writes link-layer addresses and TTL or hop limit.
+func rewrite(h *[ethLen + ip4Len]byte, f int, to *way) {
+	binary.LittleEndian.PutUint64(h[:], to.head)
+	binary.LittleEndian.PutUint32(h[8:], to.tail)
+	if f == 1 {
+		h[ethLen+7]--
+		return
+	}
+	// TTL, protocol and checksum are one word. TTL - 1, and the checksum with it as
+	// ip_decrease_ttl does (include/net/ip.h; RFC 1624): never 0xffff. In a
+	// little-endian word the TTL's column is the low byte, so 0x0100 is 1.
+	word := binary.LittleEndian.Uint32(h[ethLen+8:])
+	sum := word>>16 + 1
+	sum += (sum + 1) >> 16
+	binary.LittleEndian.PutUint32(h[ethLen+8:], (word&0xffff-1)|sum<<16)
 }
 
 // onlink returns the slot of the neighbour with this address, 0 if unresolved.

@@ -1,10 +1,6 @@
 package softpipe
 
-import (
-	"unsafe"
-
-	"antiphon/hwmodel"
-)
+import "antiphon/hwmodel"
 
 // An entry of an lpm4: 0 is nothing, with the top bit set the number of a block,
 // else a route: its prefix length and its slot.
@@ -68,19 +64,27 @@ func (t *lpm4) lookup(a uint32) uint32 {
 	return e & slotMask
 }
 
-// lookupAll looks up dst[i] for every place i.
-func (t *lpm4) lookupAll(places []uint8, dst, slot *[hwmodel.VectorSize]uint32, a *ahead) {
+// lookupAll looks up dst[i] for every place i, all below n.
+func (t *lpm4) lookupAll(places []uint8, n int, dst, slot, next *[hwmodel.VectorSize]uint32) {
 	root, s := t.root, t.shift&31
-	if large(root) {
-		for k, i := range places {
-			a[uint8(k)] = dst[i] >> s * uint32(unsafe.Sizeof(root[0]))
-		}
-		fetch(a, root, len(places))
-	}
+	ask(root, dst, n, s)
+	deep := 0 // entries that point to blocks
 	for _, i := range places {
 		e := root[dst[i]>>s]
-		if e&blockBit != 0 || e == 0 {
-			e = t.lookup(dst[i])
+		slot[i] = e
+		// Written always and kept if it is a block: a branch would be guessed wrong.
+		next[deep&0xff] = e<<8 | dst[i]>>((s-8)&31)&0xff
+		deep += int(e >> 31)
+	}
+	ask(t.blocks, next, deep, 0)
+	for _, i := range places {
+		e := slot[i]
+		for s := s; e&blockBit != 0; {
+			s -= 8
+			e = t.blocks[(e&^blockBit)<<8|dst[i]>>(s&31)&0xff]
+		}
+		if e == 0 {
+			e = t.short[dst[i]>>24]
 		}
 		slot[i] = e & slotMask
 	}

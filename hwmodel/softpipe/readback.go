@@ -132,7 +132,7 @@ func (r *reader) route(id hwmodel.TableID, p netip.Prefix, slot uint32) bool {
 	rt := &r.t.route[slot]
 	r.chunk.Routes = append(r.chunk.Routes, hwmodel.Route{
 		RouteKey: hwmodel.RouteKey{Table: id, Prefix: p}, Action: rt.action, Reason: rt.reason,
-		Group: r.t.groups.key[rt.group], MTU: rt.mtu, Counter: r.t.counters.key[rt.counter]})
+		Group: r.t.groups.key[rt.group], MTU: rt.bound + 1, Counter: r.t.counters.key[rt.counter]})
 	return r.full()
 }
 

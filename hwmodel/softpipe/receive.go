@@ -22,111 +22,139 @@ const (
 	tagS      = 0x88a8 // 802.1ad
 )
 
-// receive does the stages parse to family, and lists what lives on by family.
+// receive does the stages parse to ttl, and lists what lives on by family.
 func (w *worker) receive() {
 	t, v := w.t, w.v
 	n := uint(max(0, min(v.N, hwmodel.VectorSize)))
 	clear(v.Verdict[:n]) // Trap
 	clear(v.Reason[:n])
 	clear(v.Out[:n])
-	portIface, ifaces := t.portIface, t.iface
-	var live [2]int
+	var port hwmodel.PortID
+	slot, station := w.station(port)
+	own, live := &t.ownSet, 0
+	w.live[1].n = 0
 	for k := range n {
 		i := uint8(k)
-		f, p := v.Frame[i], &w.pkt[i]
-		if len(f) < ethLen {
-			w.trap(i, stageParse, hwmodel.ReasonMalformed)
-			continue
+		if v.In[i] != port {
+			port = v.In[i]
+			slot, station = w.station(port)
 		}
-		p.length = uint32(len(f))
-		family := 0
-		switch binary.BigEndian.Uint16(f[12:14]) {
-		case etherIPv4:
-		case etherIPv6:
-			family = 1
-		case tagC, tagS:
-			w.trap(i, stageParse, hwmodel.ReasonVLANTag)
-			continue
-		default:
-			w.trap(i, stageParse, hwmodel.ReasonNotIP)
-			continue
+		if f := v.Frame[i]; len(f) >= ethLen+ip4Len {
+			h := (*[ethLen + ip4Len]byte)(f)
+			mac, ether := binary.LittleEndian.Uint64(h[:])&mac48, uint64(binary.LittleEndian.Uint16(h[12:]))
+			a, b, c := binary.LittleEndian.Uint64(h[14:]), binary.LittleEndian.Uint64(h[22:]), binary.LittleEndian.Uint32(h[30:])
+			total := uint32(bits.ReverseBytes16(uint16(a >> 16)))
+			src := bits.ReverseBytes32(uint32(b >> 32))
+			// One branch for all that is no plain IPv4 packet to this station.
+			odd := (mac ^ station) | (ether ^ 0x0008) | uint64(uint8(a)^0x45)
+			if odd == 0 && total >= ip4Len && int(total) <= len(f)-ethLen && sum20(a, b, c) &&
+				ordinary(uint8(b>>32)) && ordinary(uint8(c)) && uint8(b) > 1 && !own.may(src) {
+				w.in[i], w.ipLen[i], w.dst4[i] = slot, total, bits.ReverseBytes32(c)
+				w.live[0].at[live&0xff] = i
+				live++
+				continue
+			}
 		}
-		slot := uint32(0)
-		if port := int(v.In[i]); port < len(portIface) {
-			slot = portIface[port]
-		}
-		p.in = slot
-		in := &ifaces[slot]
-		dst := binary.LittleEndian.Uint64(f) & mac48
-		if slot != 0 && dst == in.mac && dst&1 == 0 && in.in[family]|t.trap[family] == hwmodel.ReasonNone && t.programmed {
-			w.live[family].at[live[family]&0xff] = i
-			live[family]++
-			continue
-		}
+		family, s, r := w.examine(i)
 		switch {
-		case slot == 0:
-			w.trap(i, stageInterface, hwmodel.ReasonNoInterface)
-		case !t.programmed:
-			w.trap(i, stageInterface, hwmodel.ReasonNotProgrammed)
-		case dst&1 != 0:
-			w.trap(i, stageMAC, hwmodel.ReasonBroadcast)
-		case dst != in.mac:
-			w.trap(i, stageMAC, hwmodel.ReasonNotOurMAC)
-		case t.trap[family] != hwmodel.ReasonNone:
-			w.trap(i, stageFamily, t.trap[family])
+		case r != hwmodel.ReasonNone:
+			w.trap(i, s, r)
+		case family == 0:
+			w.live[0].at[live&0xff] = i
+			live++
 		default:
-			w.trap(i, stageFamily, in.in[family])
+			w.live[1].add(i)
 		}
 	}
-	w.live[0].n, w.live[1].n = live[0], live[1]
+	w.live[0].n = live
 }
 
-// headers4 does the stages header to ttl for IPv4.
-func (w *worker) headers4() {
-	t, v, live := w.t, w.v, &w.live[0]
-	n := 0
-	for _, i := range live.each() {
-		h := v.Frame[i][ethLen:]
-		if len(h) < ip4Len {
-			w.trap(i, stageHeader, hwmodel.ReasonMalformed)
-			continue
-		}
-		a, b, c := binary.LittleEndian.Uint64(h), binary.LittleEndian.Uint64(h[8:]), binary.LittleEndian.Uint32(h[16:])
-		total := uint32(bits.ReverseBytes16(uint16(a >> 16)))
-		if uint8(a) != 0x45 {
-			r := hwmodel.ReasonIPOptions
-			if uint8(a)>>4 != 4 {
-				r = hwmodel.ReasonMalformed
-			}
-			w.trap(i, stageHeader, r)
-			continue
-		}
-		if total < ip4Len || int(total) > len(h) || !sum20(a, b, c) {
-			w.trap(i, stageHeader, hwmodel.ReasonMalformed)
-			continue
-		}
-		src, dst := bits.ReverseBytes32(uint32(b>>32)), bits.ReverseBytes32(c)
-		w.src4[i], w.dst4[i] = src, dst
-		p := &w.pkt[i]
-		p.ipLen = total
-		switch {
-		case special4(src):
-			w.trap(i, stageSource, hwmodel.ReasonMartianSource)
-			continue
-		case t.ownSet.has(src) && !t.iface[p.in].acceptLocal:
-			w.trap(i, stageSource, hwmodel.ReasonOwnSource)
-			continue
-		case special4(dst):
-			w.trap(i, stageDest, hwmodel.ReasonMartianDest)
-			continue
-		case uint8(b) <= 1:
-			w.trap(i, stageTTL, hwmodel.ReasonTTLExpired)
-			continue
-		}
-		live.at[n&0xff] = i
-		n++
+// station returns a port's interface and the destination address of the IPv4 packets
+// that it takes in, as in macBits; no address if there is any objection.
+func (w *worker) station(port hwmodel.PortID) (slot uint32, mac uint64) {
+	t := w.t
+	if int(port) < len(t.portIface) {
+		slot = t.portIface[port]
 	}
-	live.n = n
+	in := &t.iface[slot]
+	if w.tracing || slot == 0 || !t.programmed || in.mac&1 != 0 || in.in[0]|t.trap[0] != hwmodel.ReasonNone {
+		return slot, 1 << 63
+	}
+	return slot, in.mac
+}
+
+// ordinary reports that no address with this first byte is special4.
+func ordinary(first uint8) bool { return first-1 < 223 && first != 127 }
+
+// examine does the stages parse to ttl for one packet, and returns the first
+// objection.
+func (w *worker) examine(i uint8) (family int, s stage, r hwmodel.Reason) {
+	t, f := w.t, w.v.Frame[i]
+	if len(f) < ethLen {
+		return 0, stageParse, hwmodel.ReasonMalformed
+	}
+	switch binary.BigEndian.Uint16(f[12:]) {
+	case etherIPv4:
+	case etherIPv6:
+		family = 1
+	case tagC, tagS:
+		return 0, stageParse, hwmodel.ReasonVLANTag
+	default:
+		return 0, stageParse, hwmodel.ReasonNotIP
+	}
+	slot, _ := w.station(w.v.In[i])
+	w.in[i], w.trail.in = slot, slot
+	in := &t.iface[slot]
+	dst := binary.LittleEndian.Uint64(f) & mac48
+	switch {
+	case slot == 0:
+		return family, stageInterface, hwmodel.ReasonNoInterface
+	case !t.programmed:
+		return family, stageInterface, hwmodel.ReasonNotProgrammed
+	case dst&1 != 0:
+		return family, stageMAC, hwmodel.ReasonBroadcast
+	case dst != in.mac:
+		return family, stageMAC, hwmodel.ReasonNotOurMAC
+	case t.trap[family] != hwmodel.ReasonNone:
+		return family, stageFamily, t.trap[family]
+	case in.in[family] != hwmodel.ReasonNone:
+		return family, stageFamily, in.in[family]
+	}
+	if family == 0 {
+		s, r = w.header4(i, f[ethLen:], in)
+	} else {
+		s, r = w.header6(i, f[ethLen:])
+	}
+	return family, s, r
+}
+
+// header4 returns the first objection to an IPv4 header. h is the frame from the
+// header on.
+func (w *worker) header4(i uint8, h []byte, in *iface) (stage, hwmodel.Reason) {
+	if len(h) < ip4Len {
+		return stageHeader, hwmodel.ReasonMalformed
+	}
+	a, b, c := binary.LittleEndian.Uint64(h), binary.LittleEndian.Uint64(h[8:]), binary.LittleEndian.Uint32(h[16:])
+	total := uint32(bits.ReverseBytes16(uint16(a >> 16)))
+	src, dst := bits.ReverseBytes32(uint32(b>>32)), bits.ReverseBytes32(c)
+	w.ipLen[i], w.dst4[i] = total, dst
+	switch {
+	case uint8(a)>>4 != 4:
+		return stageHeader, hwmodel.ReasonMalformed
+	case uint8(a) != 0x45:
+		return stageHeader, hwmodel.ReasonIPOptions
+	case total < ip4Len || int(total) > len(h) || !sum20(a, b, c):
+		return stageHeader, hwmodel.ReasonMalformed
+	case special4(src):
+		return stageSource, hwmodel.ReasonMartianSource
+	case w.t.ownSet.has(src) && !in.acceptLocal:
+		return stageSource, hwmodel.ReasonOwnSource
+	case special4(dst):
+		return stageDest, hwmodel.ReasonMartianDest
+	case uint8(b) <= 1:
+		return stageTTL, hwmodel.ReasonTTLExpired
+	}
+	return stageRules, hwmodel.ReasonNone
 }
 
 // sum20 reports whether the ones' complement sum (RFC 1071) of a 20-byte header,
@@ -146,21 +174,6 @@ func special4(a uint32) bool {
 	return a == 0 || a>>24 == 127 || a>>28 == 14 || a == 1<<32-1
 }
 
-// headers6 does the stages header to ttl for IPv6.
-func (w *worker) headers6() {
-	live := &w.live[1]
-	n := 0
-	for _, i := range live.each() {
-		if s, r := w.header6(i, w.v.Frame[i][ethLen:]); r != hwmodel.ReasonNone {
-			w.trap(i, s, r)
-			continue
-		}
-		live.at[n&0xff] = i
-		n++
-	}
-	live.n = n
-}
-
 // header6 returns the first objection to an IPv6 header. h is the frame from the
 // header on.
 func (w *worker) header6(i uint8, h []byte) (stage, hwmodel.Reason) {
@@ -168,12 +181,11 @@ func (w *worker) header6(i uint8, h []byte) (stage, hwmodel.Reason) {
 		return stageHeader, hwmodel.ReasonMalformed
 	}
 	h40 := (*[ip6Len]byte)(h)
-	p := &w.pkt[i]
 	payload := uint32(binary.BigEndian.Uint16(h40[4:]))
-	p.ipLen = ip6Len + payload
+	w.ipLen[i] = ip6Len + payload
 	next := h40[6]
 	switch {
-	case h40[0]>>4 != 6 || int(p.ipLen) > len(h):
+	case h40[0]>>4 != 6 || int(w.ipLen[i]) > len(h):
 		return stageHeader, hwmodel.ReasonMalformed
 	case next == hopOpts:
 		return stageHeader, hwmodel.ReasonHopByHop
@@ -182,7 +194,7 @@ func (w *worker) header6(i uint8, h []byte) (stage, hwmodel.Reason) {
 	}
 	src := addr{binary.BigEndian.Uint64(h40[8:]), binary.BigEndian.Uint64(h40[16:])}
 	dst := addr{binary.BigEndian.Uint64(h40[24:]), binary.BigEndian.Uint64(h40[32:])}
-	w.src6[i], w.dst6[i] = src, dst
+	w.dst6[i] = dst
 	switch {
 	case special6(src) || src == addr{}:
 		return stageSource, hwmodel.ReasonMartianSource

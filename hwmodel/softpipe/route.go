@@ -3,7 +3,6 @@ package softpipe
 import (
 	"encoding/binary"
 	"net/netip"
-	"unsafe"
 
 	"antiphon/hwmodel"
 )
@@ -37,18 +36,18 @@ func (w *worker) routes(f int) {
 			}
 		case hwmodel.RuleDrop:
 			for _, i := range w.matched.each() {
-				w.pkt[i].rule = uint16(n)
+				w.trail.rule = uint16(n)
 				w.drop(i, stageRules, r.reason, 0)
 			}
 		default:
 			for _, i := range w.matched.each() {
-				w.pkt[i].rule = uint16(n)
+				w.trail.rule = uint16(n)
 				w.trap(i, stageRules, r.reason)
 			}
 		}
 	}
 	for _, i := range w.pending.each() {
-		w.pkt[i].rule = uint16(len(set.list))
+		w.trail.rule = uint16(len(set.list))
 		w.trap(i, stageRules, hwmodel.ReasonNoRoute)
 	}
 }
@@ -63,7 +62,7 @@ func (w *worker) match(f int, r *rule) {
 	pending := w.pending.each()
 	w.pending.n, w.matched.n = 0, 0
 	for _, i := range pending {
-		if src, dst := w.addrs(f, i); r.matches(src, dst, w.pkt[i].in) {
+		if src, dst := w.addrs(f, i); r.matches(src, dst, w.in[i]) {
 			w.matched.add(i)
 		} else {
 			w.pending.add(i)
@@ -76,47 +75,40 @@ func (w *worker) match(f int, r *rule) {
 func (w *worker) lookup(f int, r *rule, rule uint16) {
 	matched := w.matched.each()
 	if f == 0 {
-		r.table.v4.lookupAll(matched, &w.dst4, &w.slot, &w.ahead)
+		r.table.v4.lookupAll(matched, w.v.N, &w.dst4, &w.slot, &w.next)
 	} else {
 		for _, i := range matched {
 			w.slot[i], _ = r.table.v6.Lookup(netip6(w.dst6[i]))
 		}
 	}
-	rows, a := w.t.route, &w.ahead
-	if large(rows) {
-		for k, i := range matched {
-			a[uint8(k)] = w.slot[i] * uint32(unsafe.Sizeof(route{}))
-		}
-		fetch(a, rows, len(matched))
-	}
-	live := &w.live[f]
+	rows, live := w.t.route, &w.live[f]
+	ask(rows, &w.slot, w.v.N, 0)
 	n, ready := live.n, 0
 	for _, i := range matched {
 		slot := w.slot[i]
 		rt := &rows[slot]
-		if slot == 0 || rt.action == hwmodel.RouteThrow || r.suppresses(rt) {
-			w.pending.add(i)
-			continue
+		if w.tracing && slot != 0 {
+			w.trail.rule, w.trail.route = rule, slot
 		}
-		p := &w.pkt[i]
-		p.rule, p.route = rule, slot
-		w.found[i] = *rt
-		switch rt.action {
-		case hwmodel.RouteForward:
+		if rt.action == hwmodel.RouteForward && int(rt.bits) > r.suppress {
+			w.found[i] = *rt
 			live.at[n&0xff] = i
 			n++
-			a[ready&0xff] = rt.counter * uint32(unsafe.Sizeof(count{}))
+			w.next[ready&0xff] = rt.counter
 			ready++
-		case hwmodel.RouteDrop:
+			continue
+		}
+		switch {
+		case slot == 0 || rt.action == hwmodel.RouteThrow || rt.action == hwmodel.RouteForward:
+			w.pending.add(i)
+		case rt.action == hwmodel.RouteDrop:
 			w.drop(i, stageRoute, rt.reason, rt.counter)
 		default:
 			w.trap(i, stageRoute, rt.reason)
 		}
 	}
 	live.n = n
-	if large(w.count) {
-		fetch(a, w.count, ready)
-	}
+	ask(w.count, &w.next, ready, 0)
 }
 
 func netip6(a addr) netip.Addr {
@@ -126,26 +118,9 @@ func netip6(a addr) netip.Addr {
 	return netip.AddrFrom16(b)
 }
 
-// reverse does the stage rpf: the IPv4 reverse path filter
-// (net/ipv4/fib_frontend.c __fib_validate_source).
-func (w *worker) reverse() {
-	t, live := w.t, &w.live[0]
-	n := 0
-	for _, i := range live.each() {
-		p := &w.pkt[i]
-		in := &t.iface[p.in]
-		if (in.rp != hwmodel.RPOff || in.sourceCheck) && !t.sourceFits(w.src4[i], w.dst4[i], p.in, p.out, in) {
-			w.trap(i, stageRPF, hwmodel.ReasonReversePath)
-			continue
-		}
-		live.at[n&0xff] = i
-		n++
-	}
-	live.n = n
-}
-
-// sourceFits reports whether a packet may have come in by an interface; it would
-// leave by out, and by is the interface in.
+// sourceFits is the stage rpf, the IPv4 reverse path filter
+// (net/ipv4/fib_frontend.c __fib_validate_source): it reports whether a packet may
+// have come in by an interface; it would leave by out, and by is the interface in.
 func (t *tables) sourceFits(src, dst, by, out uint32, in *iface) bool {
 	for n := range t.rules[0].list {
 		r := &t.rules[0].list[n]
@@ -174,7 +149,7 @@ func (t *tables) leavesBy(slot, iface uint32) bool {
 	if g.live == 1 {
 		return t.hop[g.hop].leavesBy(iface)
 	}
-	for _, l := range g.legs {
+	for _, l := range t.shares[slot] {
 		if t.hop[l.hop].leavesBy(iface) {
 			return true
 		}

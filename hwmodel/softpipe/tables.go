@@ -29,9 +29,12 @@ type tables struct {
 	neigh  []neigh
 	hops   slots[hwmodel.NextHopID]
 	hop    []hop
+	way    []way // by next hop slot, see way
+	stale  bool  // an interface changed: all ways are to be made anew
 	groups slots[hwmodel.GroupID]
 	group  []group
 	legs   [][]hwmodel.Leg // by group slot, as set
+	shares [][]leg         // by group slot: the live legs, if several
 
 	counters slots[hwmodel.CounterID]
 
@@ -66,10 +69,10 @@ func newTables(ports []hwmodel.PortInfo) tables {
 		ifaces: newSlots[hwmodel.InterfaceID](), neighs: newSlots[hwmodel.NeighborKey](),
 		hops: newSlots[hwmodel.NextHopID](), groups: newSlots[hwmodel.GroupID](),
 		counters: newSlots[hwmodel.CounterID](),
-		iface:    make([]iface, 1), neigh: make([]neigh, 1), hop: make([]hop, 1), group: make([]group, 1),
-		legs: make([][]hwmodel.Leg, 1), route: make([]route, 1),
+		iface:    make([]iface, 1), neigh: make([]neigh, 1), hop: make([]hop, 1), way: make([]way, 1), group: make([]group, 1),
+		legs: make([][]hwmodel.Leg, 1), shares: make([][]leg, 1), route: make([]route, 1),
 		onlink4: map[uint64]uint32{}, onlink6: map[onlink6]uint32{},
-		lpm: map[hwmodel.TableID]*table{}, own: map[netip.Addr]struct{}{},
+		lpm: map[hwmodel.TableID]*table{}, own: map[netip.Addr]struct{}{}, ownSet: newAddrSet(nil),
 	}
 	for _, p := range ports {
 		if n := int(p.ID) + 1 - len(t.portIface); n > 0 {
@@ -98,6 +101,7 @@ type neigh struct {
 	mac     uint64
 	counter uint32
 	iface   uint32
+	hops    uint32 // the first hop that names it; see hop.next
 	present bool
 }
 
@@ -107,6 +111,79 @@ type hop struct {
 	neigh   uint32 // 0: the packet's own destination
 	trap    hwmodel.Reason
 	present bool
+	// next and prev chain the hops that name the same neighbour.
+	next, prev uint32
+}
+
+// way is what a packet needs of a next hop that it has no objection to: the rows
+// of hop, interface and neighbour in one, half a cache line.
+type way struct {
+	head    uint64 // the first 8 bytes of the frame: destination MAC, start of source MAC
+	tail    uint32 // the 4 after that
+	iface   uint32
+	counter uint32
+	// limit is the longest packet that may go, by family index: 0 if any of the
+	// rows objects, so that one comparison says whether to look closer.
+	limit [2]uint32
+	port  hwmodel.PortID
+}
+
+// newWay returns the way out of an interface to a neighbour, without limits.
+func newWay(out *iface, to *neigh) way {
+	return way{head: to.mac | out.mac<<48, tail: uint32(out.mac >> 16), port: out.port, counter: to.counter}
+}
+
+// refresh makes a next hop's way anew. Called whenever one of its rows changed.
+func (t *tables) refresh(slot uint32) {
+	h := &t.hop[slot]
+	out, to := &t.iface[h.iface], &t.neigh[h.neigh]
+	w := newWay(out, to)
+	w.iface = h.iface
+	if h.present && h.trap == hwmodel.ReasonNone && out.present && to.present {
+		for f, r := range out.out {
+			if r == hwmodel.ReasonNone {
+				w.limit[f] = out.mtu
+			}
+		}
+	}
+	t.way[slot] = w
+}
+
+// refreshNeighbor makes the ways anew that lead to a neighbour.
+func (t *tables) refreshNeighbor(slot uint32) {
+	for h := t.neigh[slot].hops; h != 0; h = t.hop[h].next {
+		t.refresh(h)
+	}
+}
+
+// chain adds a next hop to those of its neighbour.
+func (t *tables) chain(slot uint32) {
+	h := &t.hop[slot]
+	if h.neigh == 0 {
+		return
+	}
+	first := &t.neigh[h.neigh].hops
+	h.next, h.prev = *first, 0
+	if *first != 0 {
+		t.hop[*first].prev = slot
+	}
+	*first = slot
+}
+
+// unchain takes it out again.
+func (t *tables) unchain(slot uint32) {
+	h := &t.hop[slot]
+	if h.neigh == 0 {
+		return
+	}
+	if h.prev != 0 {
+		t.hop[h.prev].next = h.next
+	} else {
+		t.neigh[h.neigh].hops = h.next
+	}
+	if h.next != 0 {
+		t.hop[h.next].prev = h.prev
+	}
 }
 
 // group is the row of a group.
@@ -115,7 +192,6 @@ type group struct {
 	live    uint32 // number of live legs
 	counter uint32
 	present bool
-	legs    []leg // live ones, if several
 }
 
 // leg is a live leg: it takes the flows whose hash is up to bound and above its
@@ -131,9 +207,12 @@ type route struct {
 	reason  hwmodel.Reason
 	bits    uint8
 	group   uint32
-	mtu     uint32
+	bound   uint32 // MTU - 1; so no MTU is no bound
 	counter uint32
 }
+
+// tooLong reports whether a packet exceeds the route's MTU.
+func (r *route) tooLong(ipLen uint32) bool { return ipLen-1 > r.bound }
 
 // table is one routing table. It lives while it holds routes or a rule names it.
 type table struct {
@@ -253,18 +332,15 @@ func netip4(a uint32) netip.Addr {
 }
 
 // addrSet is a hash set of IPv4 addresses other than 0.0.0.0: open addressing, at
-// most a quarter full.
+// most 1/16 full, so that most addresses are told apart by one look.
 type addrSet struct {
 	shift uint8
 	slot  []uint32
 }
 
 func newAddrSet(m map[netip.Addr]struct{}) addrSet {
-	if len(m) == 0 {
-		return addrSet{}
-	}
-	s := addrSet{shift: 32}
-	for 1<<(32-s.shift) < 4*len(m) {
+	s := addrSet{shift: 31}
+	for 1<<(32-s.shift) < 16*len(m) {
 		s.shift--
 	}
 	s.slot = make([]uint32, 1<<(32-s.shift))
@@ -282,12 +358,12 @@ func newAddrSet(m map[netip.Addr]struct{}) addrSet {
 	return s
 }
 
-func (s *addrSet) home(a uint32) uint32 { return a * 0x9e3779b1 >> s.shift }
+func (s *addrSet) home(a uint32) uint32 { return a * 0x9e3779b1 >> (s.shift & 31) }
+
+// may reports whether an address may be in the set; false is certain.
+func (s *addrSet) may(a uint32) bool { return s.slot[s.home(a)] != 0 }
 
 func (s *addrSet) has(a uint32) bool {
-	if len(s.slot) == 0 {
-		return false
-	}
 	for i := s.home(a); ; i = (i + 1) & uint32(len(s.slot)-1) {
 		switch s.slot[i] {
 		case a:

@@ -15,7 +15,7 @@ func (p *Pipe) Trace(ctx context.Context, in hwmodel.PortID, frame []byte) (hwmo
 	if err := ctx.Err(); err != nil {
 		return hwmodel.TraceResult{}, err
 	}
-	w, v := new(worker), new(hwmodel.Vector)
+	w, v := &worker{tracing: true}, new(hwmodel.Vector)
 	v.N, v.In[0], v.Frame[0] = 1, in, slices.Clone(frame)
 	p.mu.RLock()
 	defer p.mu.RUnlock()
@@ -29,7 +29,7 @@ func (p *Pipe) Trace(ctx context.Context, in hwmodel.PortID, frame []byte) (hwmo
 
 // explain tells the stages that packet 0 went through.
 func (w *worker) explain(in hwmodel.PortID) []hwmodel.TraceStep {
-	p := &w.pkt[0]
+	p := &w.trail
 	var steps []hwmodel.TraceStep
 	for s := stageParse; s <= p.stage; s++ {
 		step := hwmodel.TraceStep{Stage: s.String(), Detail: "pass"}
@@ -43,7 +43,7 @@ func (w *worker) explain(in hwmodel.PortID) []hwmodel.TraceStep {
 }
 
 // describe fills in what a stage looked up.
-func (w *worker) describe(p *packet, s stage, in hwmodel.PortID, step *hwmodel.TraceStep) {
+func (w *worker) describe(p *trail, s stage, in hwmodel.PortID, step *hwmodel.TraceStep) {
 	t := w.t
 	entry := func(table hwmodel.Table, format string, a ...any) {
 		step.Table, step.Entry = table.String(), fmt.Sprintf(format, a...)
@@ -83,7 +83,7 @@ func (w *worker) describe(p *packet, s stage, in hwmodel.PortID, step *hwmodel.T
 		entry(hwmodel.TableInterface, "%d", t.ifaces.key[p.out])
 		step.Detail = fmt.Sprintf("port %d", t.iface[p.out].port)
 	case stageMTU:
-		step.Detail = fmt.Sprintf("%d of %d bytes", p.ipLen, t.iface[p.out].mtu)
+		step.Detail = fmt.Sprintf("%d of %d bytes", w.ipLen[0], t.iface[p.out].mtu)
 	case stageNeighbor:
 		k := t.neighs.key[p.neigh]
 		if p.neigh == 0 {
@@ -97,14 +97,14 @@ func (w *worker) describe(p *packet, s stage, in hwmodel.PortID, step *hwmodel.T
 }
 
 // family returns the family index of packet 0.
-func (w *worker) family(p *packet) int {
+func (w *worker) family(p *trail) int {
 	if w.v.Frame[0][ethLen]>>4 == 6 {
 		return 1
 	}
 	return 0
 }
 
-func (w *worker) addr(p *packet) netip.Addr {
+func (w *worker) addr(p *trail) netip.Addr {
 	f := w.family(p)
 	_, dst := w.addrs(f, 0)
 	if f == 0 {
@@ -113,6 +113,6 @@ func (w *worker) addr(p *packet) netip.Addr {
 	return netip6(dst)
 }
 
-func (w *worker) prefix(p *packet, bits int) netip.Prefix {
+func (w *worker) prefix(p *trail, bits int) netip.Prefix {
 	return netip.PrefixFrom(w.addr(p), bits).Masked()
 }

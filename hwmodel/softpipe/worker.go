@@ -1,6 +1,8 @@
 package softpipe
 
 import (
+	"encoding/binary"
+
 	"antiphon/hwmodel"
 )
 
@@ -33,17 +35,16 @@ func (s stage) String() string {
 		"rules", "route", "group", "nexthop", "egress", "mtu", "redirect", "rpf", "neighbor", "rewrite"}[s]
 }
 
-// packet is what the stages know of a frame. Fields are set by the stage named.
-type packet struct {
-	length uint32 // parse: bytes received
-	in     uint32 // interface: slot
-	ipLen  uint32 // header: IP header and payload, bytes
-	route  uint32 // rules: slot of the result; the row is in worker.found
-	hop    uint32 // group: slot
-	out    uint32 // egress: interface slot
-	neigh  uint32 // nexthop or neighbor: slot
-	rule   uint16 // rules: index of the rule that decided
-	stage  stage  // where the first objection came from
+// trail is what Trace tells of a packet. Fields are set by the stage named, if
+// the packet is examined stage by stage.
+type trail struct {
+	in    uint32 // interface: slot
+	route uint32 // rules: slot of the result
+	hop   uint32 // group: slot
+	out   uint32 // egress: interface slot
+	neigh uint32 // nexthop or neighbor: slot
+	rule  uint16 // rules: index of the rule that decided
+	stage stage  // where the first objection came from
 }
 
 // list is a list of places in the vector.
@@ -63,15 +64,19 @@ func (l *list) each() []uint8 { return l.at[:l.n] }
 // count is one worker's share of a counter.
 type count struct{ packets, bytes, last uint64 }
 
-func (c *count) add(bytes uint32, now uint64) {
+func (c *count) add(bytes int, now uint64) {
 	c.packets++
 	c.bytes += uint64(bytes)
 	c.last = now
 }
 
 // worker is the working memory of one Run: it belongs to one goroutine at a time.
-// A stage is a loop over the places that are still live; it leaves those without
-// an objection in the list for the next.
+//
+// The pipeline is three loops over the places that are still live: receive (all
+// before the rules), routes (rules and route) and leave (the rest). Those before
+// and behind the lookup ask of most packets only whether any stage objects, in few
+// comparisons; who fails them is examined, stage by stage, for the first objection.
+// Who fails without one goes on all the same: examining is the truth.
 type worker struct {
 	t   *tables
 	v   *hwmodel.Vector
@@ -80,13 +85,18 @@ type worker struct {
 	// count is this worker's share of all counters, by counter slot; 0 is for
 	// what is not counted. Nil while tracing.
 	count []count
+	// tracing has every packet examined.
+	tracing bool
+	trail   trail // of the packet examined last
 
-	pkt  [hwmodel.VectorSize]packet
 	live [2]list // by family index
 
-	// Addresses, by family, set by the header stages.
-	src4, dst4 [hwmodel.VectorSize]uint32
-	src6, dst6 [hwmodel.VectorSize]addr
+	// What the stages before the rules found: ingress interface slot, bytes of IP
+	// header and payload, destination address by family.
+	in    [hwmodel.VectorSize]uint32
+	ipLen [hwmodel.VectorSize]uint32
+	dst4  [hwmodel.VectorSize]uint32
+	dst6  [hwmodel.VectorSize]addr
 
 	// Of the rules stage: places without a result yet, those that the rule at
 	// hand matches, and what its table says about them.
@@ -94,15 +104,17 @@ type worker struct {
 	slot             [hwmodel.VectorSize]uint32
 	found            [hwmodel.VectorSize]route
 
-	ahead ahead
+	// next is what the next loop will read, for ask.
+	next [hwmodel.VectorSize]uint32
 }
 
 // addrs returns a packet's addresses.
 func (w *worker) addrs(f int, i uint8) (src, dst addr) {
+	h := w.v.Frame[i][ethLen:]
 	if f == 0 {
-		return addr{lo: uint64(w.src4[i])}, addr{lo: uint64(w.dst4[i])}
+		return addr{lo: uint64(binary.BigEndian.Uint32(h[12:]))}, addr{lo: uint64(w.dst4[i])}
 	}
-	return w.src6[i], w.dst6[i]
+	return addr{binary.BigEndian.Uint64(h[8:]), binary.BigEndian.Uint64(h[16:])}, w.dst6[i]
 }
 
 // run takes a vector through the pipeline. The caller holds the tables still.
@@ -121,32 +133,23 @@ func (w *worker) stages(t *tables, v *hwmodel.Vector) {
 		if w.live[f].n == 0 {
 			continue
 		}
-		if f == 0 {
-			w.headers4()
-		} else {
-			w.headers6()
-		}
 		w.routes(f)
 		w.leave(f)
-		if f == 0 && t.reverse {
-			w.reverse()
-		}
-		w.send(f)
 	}
 }
 
 // trap takes a packet out: the host shall have it.
 func (w *worker) trap(i uint8, s stage, r hwmodel.Reason) {
 	w.v.Reason[i] = r
-	w.pkt[i].stage = s
+	w.trail.stage = s
 }
 
 // drop takes a packet out for good; c counts it.
 func (w *worker) drop(i uint8, s stage, r hwmodel.Reason, c uint32) {
 	w.v.Verdict[i] = hwmodel.Drop
 	w.v.Reason[i] = r
-	w.pkt[i].stage = s
+	w.trail.stage = s
 	if w.count != nil {
-		w.count[c].add(w.pkt[i].length, w.now)
+		w.count[c].add(len(w.v.Frame[i]), w.now)
 	}
 }
