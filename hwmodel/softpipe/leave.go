@@ -6,35 +6,69 @@ import (
 	"antiphon/hwmodel"
 )
 
-// leave does the stages group to rewrite.
+// leave does the stages group to rewrite: who passes through in loops that each
+// need few variables, so that they stay in registers.
 func (w *worker) leave(f int) {
-	t, v := w.t, w.v
-	groups, ways, counts, now := t.group, t.way, w.count, w.now
+	live := &w.live[f]
 	// A source that is to be looked up needs the stages one by one.
-	examine := w.tracing || f == 0 && t.reverse
-	for _, i := range w.live[f].each() {
+	if w.tracing || f == 0 && w.t.reverse {
+		for _, i := range live.each() {
+			rt := &w.found[i]
+			if hop := w.leg(i, f, rt.group); hop != 0 {
+				w.depart(i, f, hop)
+			}
+		}
+		return
+	}
+	w.ways(f, live)
+	w.send(f, live)
+}
+
+// ways chooses each packet's next hop and leaves those in the list that
+// no stage before the rewrite objects to.
+func (w *worker) ways(f int, live *list) {
+	groups, ways := w.t.group, w.t.way
+	n := 0
+	for _, i := range live.each() {
 		rt := &w.found[i]
 		g := &groups[rt.group]
 		hop := g.hop
 		if g.live != 1 {
-			if hop = w.choose(i, f, rt.group, g); hop == 0 {
+			if hop = w.leg(i, f, rt.group); hop == 0 {
 				continue
 			}
 		}
 		to, ipLen := &ways[hop], w.ipLen[i]
-		if ipLen > to.limit[f] || rt.tooLong(ipLen) || to.iface == w.in[i] || examine {
+		if ipLen > to.limit[f] || rt.tooLong(ipLen) || to.iface == w.in[i] {
 			w.depart(i, f, hop)
 			continue
 		}
+		w.hop[i], w.counted[1][i], w.counted[2][i] = hop, g.counter, to.counter
+		live.at[n&0xff] = i
+		n++
+	}
+	live.n = n
+}
+
+// send makes packets Forward and counts them on all they went through.
+func (w *worker) send(f int, live *list) {
+	ways, v := w.t.way, w.v
+	for _, i := range live.each() {
+		to := &ways[w.hop[i]]
 		v.Verdict[i], v.Out[i] = hwmodel.Forward, to.port
-		h, length := cut(&v.Frame[i], ipLen)
+		h, length := cut(&v.Frame[i], w.ipLen[i])
 		rewrite(h, f, to)
-		counts[rt.counter].add(length, now)
-		if g.counter != 0 {
-			counts[g.counter].add(length, now)
+		w.length[i] = uint32(length)
+	}
+	counts, now := w.count, w.now
+	for _, i := range live.each() {
+		length := int(w.length[i])
+		counts[w.counted[0][i]].add(length, now)
+		if c := w.counted[1][i]; c != 0 {
+			counts[c].add(length, now)
 		}
-		if to.counter != 0 {
-			counts[to.counter].add(length, now)
+		if c := w.counted[2][i]; c != 0 {
+			counts[c].add(length, now)
 		}
 	}
 }
@@ -97,12 +131,14 @@ func (w *worker) depart(i uint8, f int, hop uint32) {
 	}
 }
 
-// choose picks the leg of a group that has none or several live ones; 0 if the
-// packet was taken out.
-func (w *worker) choose(i uint8, f int, slot uint32, g *group) (hop uint32) {
-	if g.live == 0 {
+// leg picks a group's leg for a packet; 0 if the packet was taken out.
+func (w *worker) leg(i uint8, f int, slot uint32) (hop uint32) {
+	switch g := &w.t.group[slot]; g.live {
+	case 0:
 		w.trap(i, stageGroup, hwmodel.ReasonNextHopDead)
 		return 0
+	case 1:
+		return g.hop
 	}
 	src, dst := w.addrs(f, i)
 	hash, ok := w.t.hash.flow(f, src, dst, w.v.Frame[i][ethLen:][:w.ipLen[i]])

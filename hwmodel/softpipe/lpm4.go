@@ -2,19 +2,21 @@ package softpipe
 
 import "antiphon/hwmodel"
 
-// An entry of an lpm4: 0 is nothing, with the top bit set the number of a block,
-// else a route: its prefix length and its slot.
+// An entry of an lpm4: 0 is nothing, with the lowest bit set the number of a block,
+// else a route: its slot on top, so that a shift is all it takes, and its prefix
+// length.
 const (
-	blockBit  = 1 << 31
-	slotBits  = 25
-	slotMask  = 1<<slotBits - 1
-	maxRoutes = slotMask
+	blockBit  = 1
+	slotShift = 7
+	maxRoutes = 1<<(32-slotShift) - 1
 	blockSize = 256
 )
 
-func leaf(bits uint8, slot uint32) uint32 { return uint32(bits)<<slotBits | slot }
+func leaf(bits uint8, slot uint32) uint32 { return slot<<slotShift | uint32(bits)<<1 }
 
-func leafBits(e uint32) uint8 { return uint8(e >> slotBits & 63) }
+func leafBits(e uint32) uint8 { return uint8(e >> 1 & 63) }
+
+func blockOf(e uint32) uint32 { return e >> 1 }
 
 // Numbers of prefixes from which a table's root grows. A root of 8 bits costs
 // 1 KiB, of 16 bits 256 KiB, of 24 bits (DIR-24-8) 64 MiB; a hundred VRFs fit.
@@ -50,43 +52,52 @@ func newLPM4() *lpm4 {
 	return &lpm4{shift: 24, root: make([]uint32, 1<<8), slot: map[uint64]uint32{}}
 }
 
-// lookup returns the slot of the longest prefix that holds a, 0 if none does.
+// lookup returns the entry of the longest prefix that holds a, 0 if none does.
 func (t *lpm4) lookup(a uint32) uint32 {
 	s := t.shift & 31
-	e := t.root[a>>s]
+	return t.follow(t.root[a>>s], s, a)
+}
+
+// follow goes on from an entry of an array whose index ends at bit s.
+func (t *lpm4) follow(e uint32, s uint8, a uint32) uint32 {
 	for e&blockBit != 0 {
 		s -= 8
-		e = t.blocks[(e&^blockBit)<<8|a>>(s&31)&0xff]
+		e = t.blocks[blockOf(e)<<8|a>>(s&31)&0xff]
 	}
 	if e == 0 {
 		e = t.short[a>>24]
 	}
-	return e & slotMask
+	return e
 }
 
-// lookupAll looks up dst[i] for every place i, all below n.
-func (t *lpm4) lookupAll(places []uint8, n int, dst, slot, next *[hwmodel.VectorSize]uint32) {
+// deeper are the places of a vector whose lookup goes on in a block: at is the
+// place, entry the index in blocks.
+type deeper struct {
+	at    [hwmodel.VectorSize]uint8
+	entry [hwmodel.VectorSize]uint32
+}
+
+// lookupAll looks dst[i] up for every place i, all below n.
+func (t *lpm4) lookupAll(places []uint8, n int, dst, entry *[hwmodel.VectorSize]uint32, d *deeper) {
 	root, s := t.root, t.shift&31
 	ask(root, dst, n, s)
-	deep := 0 // entries that point to blocks
+	deep := 0
 	for _, i := range places {
-		e := root[dst[i]>>s]
-		slot[i] = e
-		// Written always and kept if it is a block: a branch would be guessed wrong.
-		next[deep&0xff] = e<<8 | dst[i]>>((s-8)&31)&0xff
-		deep += int(e >> 31)
-	}
-	ask(t.blocks, next, deep, 0)
-	for _, i := range places {
-		e := slot[i]
-		for s := s; e&blockBit != 0; {
-			s -= 8
-			e = t.blocks[(e&^blockBit)<<8|dst[i]>>(s&31)&0xff]
-		}
+		a := dst[i]
+		e := root[a>>s]
+		// Written always and kept if it is a block: which prefixes are long is
+		// nothing that a branch could guess.
+		d.at[deep&0xff] = i
+		d.entry[deep&0xff] = blockOf(e)<<8 | a>>((s-8)&31)&0xff
+		deep += int(e & blockBit)
 		if e == 0 {
-			e = t.short[dst[i]>>24]
+			e = t.short[a>>24]
 		}
-		slot[i] = e & slotMask
+		entry[i] = e
+	}
+	ask(t.blocks, &d.entry, deep, 0)
+	for k, i := range d.at[:deep] {
+		entry[i] = t.follow(t.blocks[d.entry[uint8(k)]], s-8, dst[i])
 	}
 }
 
@@ -163,10 +174,10 @@ func (t *lpm4) set(addr uint32, bits, from uint8, e uint32) {
 		path[depth] = at
 		if *t.at(at)&blockBit == 0 {
 			b := t.newBlock(*t.at(at)) // may move blocks: take addresses after it
-			*t.at(at) = blockBit | b
+			*t.at(at) = b<<1 | blockBit
 		}
 		width += 8
-		at = int(*t.at(at)&^blockBit)<<8 | int(addr>>(32-width)&0xff)
+		at = int(blockOf(*t.at(at)))<<8 | int(addr>>(32-width)&0xff)
 	}
 	n := 1 << (width - bits)
 	if at < 0 {
@@ -188,7 +199,7 @@ func (t *lpm4) at(i int) *uint32 {
 func (t *lpm4) paint(entries []uint32, from, to uint8, e uint32) {
 	for i, old := range entries {
 		if old&blockBit != 0 {
-			t.paint(t.blocks[(old&^blockBit)<<8:][:blockSize], from, to, e)
+			t.paint(t.blocks[blockOf(old)<<8:][:blockSize], from, to, e)
 		} else if b := leafBits(old); from <= b && b <= to {
 			entries[i] = e
 		}
@@ -216,7 +227,7 @@ func (t *lpm4) newBlock(e uint32) uint32 {
 // (Apply has the lock), so the block can be used again at once.
 func (t *lpm4) fold(at int) bool {
 	e := t.at(at)
-	b := *e &^ blockBit
+	b := blockOf(*e)
 	block := t.blocks[b<<8:][:blockSize]
 	for _, x := range block {
 		if x != block[0] || x&blockBit != 0 {

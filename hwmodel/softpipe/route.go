@@ -75,17 +75,18 @@ func (w *worker) match(f int, r *rule) {
 func (w *worker) lookup(f int, r *rule, rule uint16) {
 	matched := w.matched.each()
 	if f == 0 {
-		r.table.v4.lookupAll(matched, w.v.N, &w.dst4, &w.slot, &w.next)
+		r.table.v4.lookupAll(matched, w.v.N, &w.dst4, &w.entry, &w.deeper)
 	} else {
 		for _, i := range matched {
-			w.slot[i], _ = r.table.v6.Lookup(netip6(w.dst6[i]))
+			slot, _ := r.table.v6.Lookup(netip6(w.dst6[i]))
+			w.entry[i] = leaf(0, slot)
 		}
 	}
 	rows, live := w.t.route, &w.live[f]
-	ask(rows, &w.slot, w.v.N, 0)
-	n, ready := live.n, 0
+	ask(rows, &w.entry, w.v.N, slotShift)
+	n := live.n
 	for _, i := range matched {
-		slot := w.slot[i]
+		slot := w.entry[i] >> slotShift
 		rt := &rows[slot]
 		if w.tracing && slot != 0 {
 			w.trail.rule, w.trail.route = rule, slot
@@ -94,8 +95,7 @@ func (w *worker) lookup(f int, r *rule, rule uint16) {
 			w.found[i] = *rt
 			live.at[n&0xff] = i
 			n++
-			w.next[ready&0xff] = rt.counter
-			ready++
+			w.counted[0][i] = rt.counter
 			continue
 		}
 		switch {
@@ -108,7 +108,7 @@ func (w *worker) lookup(f int, r *rule, rule uint16) {
 		}
 	}
 	live.n = n
-	ask(w.count, &w.next, ready, 0)
+	ask(w.count, &w.counted[0], w.v.N, 0)
 }
 
 func netip6(a addr) netip.Addr {
@@ -130,7 +130,7 @@ func (t *tables) sourceFits(src, dst, by, out uint32, in *iface) bool {
 		if r.action != hwmodel.RuleLookup {
 			return in.rp == hwmodel.RPOff && r.reason.LookupError()
 		}
-		slot := r.table.v4.lookup(src)
+		slot := r.table.v4.lookup(src) >> slotShift
 		rt := &t.route[slot]
 		if slot == 0 || rt.action == hwmodel.RouteThrow || r.suppresses(rt) {
 			continue

@@ -101,11 +101,15 @@ type worker struct {
 	// Of the rules stage: places without a result yet, those that the rule at
 	// hand matches, and what its table says about them.
 	pending, matched list
-	slot             [hwmodel.VectorSize]uint32
+	entry            [hwmodel.VectorSize]uint32 // see lpm4
+	deeper           deeper
 	found            [hwmodel.VectorSize]route
 
-	// next is what the next loop will read, for ask.
-	next [hwmodel.VectorSize]uint32
+	// Of the stages behind it: the next hop, and the counters of what the packet
+	// goes through.
+	hop     [hwmodel.VectorSize]uint32
+	length  [hwmodel.VectorSize]uint32 // as received
+	counted [3][hwmodel.VectorSize]uint32
 }
 
 // addrs returns a packet's addresses.
