@@ -33,6 +33,10 @@ type change struct {
 	result hwmodel.Result
 	// retired are counter slots that lost their last entry, at least for a moment.
 	retired []uint32
+	ahead   routesAhead
+	// tab is the table of the route before, tabID.
+	tab   *table
+	tabID hwmodel.TableID
 }
 
 func (c *change) set(e *hwmodel.Entries) {
@@ -61,6 +65,9 @@ func (c *change) set(e *hwmodel.Entries) {
 		}
 	}
 	for i := range e.Routes {
+		if i%askRoutes == 0 {
+			c.ask(e.Routes[i:min(i+askRoutes, len(e.Routes))])
+		}
 		if r := c.setRoute(&e.Routes[i]); r != hwmodel.ReasonNone {
 			c.removeRoute(e.Routes[i].RouteKey)
 			c.refuse(hwmodel.Refusal{Table: hwmodel.TableRoute, Reason: r, Route: e.Routes[i].RouteKey})
@@ -132,6 +139,9 @@ func (t *tables) settle() {
 // recount moves a reference from one counter to another.
 func (c *change) recount(slot *uint32, id hwmodel.CounterID) {
 	old := *slot
+	if c.counters.key[old] == id {
+		return
+	}
 	*slot = c.counters.take(id)
 	if c.counters.unref(old) {
 		c.retired = append(c.retired, old)

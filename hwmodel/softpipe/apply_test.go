@@ -113,8 +113,8 @@ func TestAnyOrder(t *testing.T) {
 			apply(t, p, hwmodel.Batch{Delete: k})
 		}
 		apply(t, p, hwmodel.Batch{Set: hwmodel.Entries{Rules: []hwmodel.Rules{{Family: hwmodel.IPv4}, {Family: hwmodel.IPv6}}}})
-		for what, n := range map[string]int{"interfaces": len(p.t.ifaces.index), "neighbours": len(p.t.neighs.index),
-			"next hops": len(p.t.hops.index), "groups": len(p.t.groups.index), "counters": len(p.t.counters.index),
+		for what, n := range map[string]int{"interfaces": p.t.ifaces.index.len(), "neighbours": p.t.neighs.index.len(),
+			"next hops": p.t.hops.index.len(), "groups": p.t.groups.index.len(), "counters": p.t.counters.index.len(),
 			"tables": len(p.t.lpm), "on-link": len(p.t.onlink4) + len(p.t.onlink6), "routes": len(p.t.route) - 1 - len(p.t.freeRoute)} {
 			if n != 0 {
 				t.Errorf("seed %d: %d %s left", seed, n, what)

@@ -8,7 +8,42 @@ import (
 
 // wellFormed reports whether a prefix can be a key.
 func wellFormed(p netip.Prefix) bool {
+	if p.IsValid() && p.Addr().Is4() {
+		return addr4(p.Addr())&^mask4(uint8(p.Bits())) == 0
+	}
 	return p.IsValid() && p == p.Masked()
+}
+
+// askRoutes is how many routes are looked at ahead of being set.
+const askRoutes = 64
+
+// routesAhead are the places that setting routes will look at: in the table's root,
+// in its index, in the index of counters.
+type routesAhead struct {
+	root, index, counter [hwmodel.VectorSize]uint32
+}
+
+// ask asks the cache for what setting these routes will read, as far as they are
+// in the table of the first. A wrong guess costs nothing but time.
+func (c *change) ask(routes []hwmodel.Route) {
+	tab := c.lpm[routes[0].Table]
+	if tab == nil {
+		return
+	}
+	a, n := &c.ahead, 0
+	for i := range routes[:min(len(routes), askRoutes)] {
+		r := &routes[i]
+		if ip := r.Prefix.Addr(); ip.Is4() && r.Prefix.IsValid() {
+			k := addr4(ip)
+			a.root[n] = k
+			a.index[n] = tab.v4.slot.home(key4(k, uint8(r.Prefix.Bits())))
+			a.counter[n] = c.counters.index.home(r.Counter)
+			n++
+		}
+	}
+	ask(tab.v4.root, &a.root, n, tab.v4.shift)
+	ask(tab.v4.slot.entry, &a.index, n, 0)
+	ask(c.counters.index.slot, &a.counter, n, 0)
 }
 
 func (c *change) setRoute(r *hwmodel.Route) hwmodel.Reason {
@@ -18,7 +53,10 @@ func (c *change) setRoute(r *hwmodel.Route) hwmodel.Reason {
 	case r.Action > hwmodel.RouteThrow:
 		return hwmodel.ReasonNotForwardable
 	}
-	tab := c.lpm[r.Table]
+	if c.tab == nil || c.tabID != r.Table {
+		c.tab, c.tabID = c.lpm[r.Table], r.Table
+	}
+	tab := c.tab
 	var slot uint32
 	if tab != nil {
 		slot = tab.get(r.Prefix)
@@ -29,19 +67,23 @@ func (c *change) setRoute(r *hwmodel.Route) hwmodel.Reason {
 		}
 		if tab == nil {
 			tab = c.table(r.Table)
+			c.tab = tab
 		}
 		slot = c.newRoute()
 		c.route[slot].bits = uint8(r.Prefix.Bits())
 		tab.insert(r.Prefix, slot)
 		c.present[hwmodel.TableRoute]++
 	}
-	to := c.groups.take(r.Group)
-	row(&c.group, to)
-	row(&c.legs, to)
-	row(&c.shares, to)
 	rt := &c.route[slot]
-	c.groups.release(rt.group)
-	rt.action, rt.reason, rt.group, rt.bound = r.Action, r.Reason, to, r.MTU-1
+	if c.groups.key[rt.group] != r.Group {
+		to := c.groups.take(r.Group)
+		row(&c.group, to)
+		row(&c.legs, to)
+		row(&c.shares, to)
+		c.groups.release(rt.group)
+		rt.group = to
+	}
+	rt.action, rt.reason, rt.bound = r.Action, r.Reason, r.MTU-1
 	c.recount(&rt.counter, r.Counter)
 	return hwmodel.ReasonNone
 }
@@ -56,6 +98,7 @@ func (c *change) removeRoute(k hwmodel.RouteKey) {
 		return
 	}
 	tab.remove(k.Prefix)
+	c.tab = nil // it may go
 	rt := &c.route[slot]
 	c.groups.release(rt.group)
 	c.recount(&rt.counter, 0)

@@ -39,8 +39,8 @@ type lpm4 struct {
 	free   []uint32 // blocks nobody points to
 	short  [256]uint32
 
-	slot    map[uint64]uint32 // route slot by key4
-	lengths [33]int           // prefixes by length
+	slot    prefixIndex // route slots
+	lengths [33]int     // prefixes by length
 }
 
 // key4 identifies a prefix.
@@ -49,7 +49,7 @@ func key4(addr uint32, bits uint8) uint64 { return uint64(addr)<<6 | uint64(bits
 func unkey4(k uint64) (addr uint32, bits uint8) { return uint32(k >> 6), uint8(k & 63) }
 
 func newLPM4() *lpm4 {
-	return &lpm4{shift: 24, root: make([]uint32, 1<<8), slot: map[uint64]uint32{}}
+	return &lpm4{shift: 24, root: make([]uint32, 1<<8), slot: newPrefixIndex()}
 }
 
 // lookup returns the entry of the longest prefix that holds a, 0 if none does.
@@ -102,16 +102,16 @@ func (t *lpm4) lookupAll(places []uint8, n int, dst, entry *[hwmodel.VectorSize]
 }
 
 // len returns the number of prefixes.
-func (t *lpm4) len() int { return len(t.slot) }
+func (t *lpm4) len() int { return t.slot.n }
 
 // get returns the slot of exactly this prefix, 0 if it is not there.
-func (t *lpm4) get(addr uint32, bits uint8) uint32 { return t.slot[key4(addr, bits)] }
+func (t *lpm4) get(addr uint32, bits uint8) uint32 { return t.slot.get(key4(addr, bits)) }
 
 // insert adds a prefix that is not there. Bits of addr beyond the length are 0.
 func (t *lpm4) insert(addr uint32, bits uint8, slot uint32) {
-	t.slot[key4(addr, bits)] = slot
+	t.slot.put(key4(addr, bits), slot)
 	t.lengths[bits]++
-	switch n := len(t.slot); {
+	switch n := t.slot.n; {
 	case n > grow24 && t.shift > 8:
 		t.rebuild(8)
 	case n > grow16 && t.shift > 16:
@@ -123,11 +123,11 @@ func (t *lpm4) insert(addr uint32, bits uint8, slot uint32) {
 
 // remove takes a prefix that is there out, and gives its memory back.
 func (t *lpm4) remove(addr uint32, bits uint8) {
-	delete(t.slot, key4(addr, bits))
+	t.slot.remove(key4(addr, bits))
 	t.lengths[bits]--
 	// The root shrinks at a quarter of what it grew at, so that it does not
 	// flap, and when the table is empty.
-	switch n := len(t.slot); {
+	switch n := t.slot.n; {
 	case n < grow24/4 && t.shift < 16:
 		t.rebuild(16)
 	case n < grow16/4 && t.shift < 24:
@@ -150,7 +150,7 @@ func (t *lpm4) cover(addr uint32, bits uint8) uint32 {
 		if t.lengths[b] == 0 {
 			continue
 		}
-		if slot := t.slot[key4(addr&mask4(uint8(b)), uint8(b))]; slot != 0 {
+		if slot := t.slot.get(key4(addr&mask4(uint8(b)), uint8(b))); slot != 0 {
 			return leaf(uint8(b), slot)
 		}
 	}
@@ -246,7 +246,7 @@ func (t *lpm4) rebuild(shift uint8) {
 	t.root = big[uint32](n, n)
 	t.blocks, t.free = nil, nil
 	t.short = [256]uint32{}
-	for k, slot := range t.slot {
+	for k, slot := range t.slot.all() {
 		addr, bits := unkey4(k)
 		t.set(addr, bits, 0, leaf(bits, slot))
 	}

@@ -36,13 +36,14 @@ func TestLPM4AgainstLinearScan(t *testing.T) {
 		lpm.root = make([]uint32, 1<<(32-shift))
 		// paint instead of insert and remove, which would resize the root.
 		insert := func(a uint32, bits uint8, slot uint32) {
-			want[key4(a, bits)], lpm.slot[key4(a, bits)] = slot, slot
+			want[key4(a, bits)] = slot
+			lpm.slot.put(key4(a, bits), slot)
 			lpm.lengths[bits]++
 			lpm.set(a, bits, 0, leaf(bits, slot))
 		}
 		remove := func(a uint32, bits uint8) {
 			delete(want, key4(a, bits))
-			delete(lpm.slot, key4(a, bits))
+			lpm.slot.remove(key4(a, bits))
 			lpm.lengths[bits]--
 			lpm.set(a, bits, bits, lpm.cover(a, bits))
 		}

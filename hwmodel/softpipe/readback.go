@@ -94,7 +94,7 @@ func (r *reader) all() {
 		}
 	}
 	for id, tab := range t.lpm {
-		for k, s := range tab.v4.slot {
+		for k, s := range tab.v4.slot.all() {
 			a, bits := unkey4(k)
 			if r.route(id, netip.PrefixFrom(netip4(a), int(bits)), s) {
 				return

@@ -4,18 +4,18 @@ package softpipe
 // the entry of that key, and every entry that names it. So entries may name what
 // is not there yet, and the slot they hold fills when it comes. Slot 0 is nobody.
 type slots[K comparable] struct {
-	index map[K]uint32
+	index keyIndex[K]
 	key   []K
 	refs  []uint32
 	free  []uint32
 }
 
-func newSlots[K comparable]() slots[K] {
-	return slots[K]{index: map[K]uint32{}, key: make([]K, 1), refs: make([]uint32, 1)}
+func newSlots[K comparable](h hash[K]) slots[K] {
+	return slots[K]{index: newKeyIndex(h), key: make([]K, 1), refs: make([]uint32, 1)}
 }
 
 // find returns the key's slot, 0 if it has none.
-func (s *slots[K]) find(k K) uint32 { return s.index[k] }
+func (s *slots[K]) find(k K) uint32 { return s.index.slot[s.index.find(s.key, k)] }
 
 // take returns the key's slot with one more reference. The zero key is slot 0.
 func (s *slots[K]) take(k K) uint32 {
@@ -23,8 +23,8 @@ func (s *slots[K]) take(k K) uint32 {
 	if k == zero {
 		return 0
 	}
-	slot, ok := s.index[k]
-	if !ok {
+	slot := s.find(k)
+	if slot == 0 {
 		if n := len(s.free); n > 0 {
 			slot, s.free = s.free[n-1], s.free[:n-1]
 			s.key[slot] = k
@@ -32,7 +32,7 @@ func (s *slots[K]) take(k K) uint32 {
 			slot = uint32(len(s.key))
 			s.key, s.refs = append(s.key, k), append(s.refs, 0)
 		}
-		s.index[k] = slot
+		s.index.put(s.key, slot)
 	}
 	s.refs[slot]++
 	return slot
@@ -61,7 +61,7 @@ func (s *slots[K]) unref(slot uint32) bool {
 // recycle frees a slot without references. Its row must be empty.
 func (s *slots[K]) recycle(slot uint32) {
 	var zero K
-	delete(s.index, s.key[slot])
+	s.index.remove(s.key, s.key[slot])
 	s.key[slot] = zero
 	s.free = append(s.free, slot)
 }

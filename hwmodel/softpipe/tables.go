@@ -2,6 +2,7 @@ package softpipe
 
 import (
 	"encoding/binary"
+	"hash/maphash"
 	"net/netip"
 
 	"antiphon/hwmodel"
@@ -66,9 +67,9 @@ func fam(f hwmodel.Family) int {
 
 func newTables(ports []hwmodel.PortInfo) tables {
 	t := tables{
-		ifaces: newSlots[hwmodel.InterfaceID](), neighs: newSlots[hwmodel.NeighborKey](),
-		hops: newSlots[hwmodel.NextHopID](), groups: newSlots[hwmodel.GroupID](),
-		counters: newSlots[hwmodel.CounterID](),
+		ifaces: newSlots(hashNumber[hwmodel.InterfaceID]), neighs: newSlots(hashNeighbor()),
+		hops: newSlots(hashNumber[hwmodel.NextHopID]), groups: newSlots(hashNumber[hwmodel.GroupID]),
+		counters: newSlots(hashNumber[hwmodel.CounterID]),
 		iface:    make([]iface, 1), neigh: make([]neigh, 1), hop: make([]hop, 1), way: make([]way, 1), group: make([]group, 1),
 		legs: make([][]hwmodel.Leg, 1), shares: make([][]leg, 1), route: make([]route, 1),
 		onlink4: map[uint64]uint32{}, onlink6: map[onlink6]uint32{},
@@ -82,6 +83,16 @@ func newTables(ports []hwmodel.PortInfo) tables {
 		t.declared[p.ID] = p.ID != 0
 	}
 	return t
+}
+
+// hashNeighbor returns a hash that nobody can aim collisions at: hosts choose their
+// addresses.
+func hashNeighbor() hash[hwmodel.NeighborKey] {
+	seed := maphash.MakeSeed()
+	return func(k hwmodel.NeighborKey) (uint64, uint32) {
+		h := maphash.Comparable(seed, k)
+		return h, uint32(h)
+	}
 }
 
 // iface is the row of a router interface.
