@@ -27,8 +27,9 @@ const (
 	reconnectGrace = 2 * time.Second
 	// tickInterval is how often the core looks at the clock.
 	tickInterval = 100 * time.Millisecond
-	// useInterval is how often the host is told that a neighbour is in use; the
-	// kernel's delay_first_probe_time and the shortest sane reachable time are 5 s.
+	// useInterval is how often the host is told again that a neighbour which stays
+	// stale is in use. The kernel's delay_first_probe_time, for which it looks
+	// stale to the mirror although it is not any more, is 5 s.
 	useInterval = 3 * time.Second
 )
 

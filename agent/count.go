@@ -26,28 +26,43 @@ type counts struct {
 	now   uint64 // device time of the latest
 	ports []hwmodel.PortCounters
 	told  map[hwmodel.PortID]hwmodel.PortCounters
-	used  map[netstate.Key]time.Time // when the host was last told of a neighbour
+	used  map[netstate.Key]use // of neighbours
+}
+
+// use is when the host was last told that a neighbour is in use, and in which of
+// its states: each time it turns stale is a new one.
+type use struct {
+	seq uint64
+	at  time.Time
 }
 
 func newCounts() counts {
-	return counts{told: map[hwmodel.PortID]hwmodel.PortCounters{}, used: map[netstate.Key]time.Time{}}
+	return counts{told: map[hwmodel.PortID]hwmodel.PortCounters{}, used: map[netstate.Key]use{}}
 }
 
 // resend forgets what a shim was told: the next one knows nothing.
-func (n *counts) resend() { clear(n.told) }
+func (n *counts) resend() {
+	clear(n.told)
+	clear(n.used)
+}
 
 // counters takes in a reading and prepares what the shim is to know.
 func (c *core) counters(rep hwmodel.CounterReport) {
 	c.counts.now = rep.Now
 	c.counts.ports = rep.Ports
 	moved := c.resolver.Counters(rep)
+	for _, n := range moved {
+		if n.Gone {
+			delete(c.counts.used, n.Key)
+		}
+	}
 	if c.session == nil {
 		return
 	}
 	for _, n := range moved {
 		c.out.count(objectCounter(n))
-		if n.Key.Kind == netstate.KindNeighbor {
-			c.use(n)
+		if n.Key.Kind == netstate.KindNeighbor && !n.Gone {
+			c.use(n.Key)
 		}
 	}
 	for _, p := range rep.Ports {
@@ -62,19 +77,19 @@ func objectCounter(n resolve.ObjectCount) *transport.Counter {
 	}
 }
 
-// use notes that traffic in the device keeps a neighbour in use, so that the
-// kernel does not let it go stale: at most every useInterval.
-func (c *core) use(n resolve.ObjectCount) {
-	if n.Gone {
-		delete(c.counts.used, n.Key)
+// use notes that traffic in the device goes to a neighbour. If it is stale, the
+// kernel is to know, as if it had forwarded the packets itself; once for each time
+// it turns stale, and again after useInterval in case the word was lost.
+func (c *core) use(k netstate.Key) {
+	row := c.replica.Row(k)
+	if row == nil || !stale(row) {
 		return
 	}
-	row := c.replica.Row(n.Key)
-	if row == nil || !confirmable(row) || c.now.Sub(c.counts.used[n.Key]) < useInterval {
+	if told := c.counts.used[k]; told.seq == row.Seq && c.now.Sub(told.at) < useInterval {
 		return
 	}
-	c.counts.used[n.Key] = c.now
-	c.out.used = append(c.out.used, n.Key.AppendCanonical(nil))
+	c.counts.used[k] = use{row.Seq, c.now}
+	c.out.used = append(c.out.used, k.AppendCanonical(nil))
 }
 
 // countPort tells a port's counts where they moved, densely and as the count of

@@ -179,13 +179,10 @@ func decodeLinkName(row *netstate.Row) (linkName, error) {
 	return l, nil
 }
 
-// confirmable says whether the kernel would let a neighbour go stale or forget
-// it if nobody told that it is in use (03 item 22).
-func confirmable(row *netstate.Row) bool {
+// stale says whether a packet to a neighbour would make the kernel ask whether it
+// is still there (03 item 22: STALE to DELAY). In other states it would change
+// nothing.
+func stale(row *netstate.Row) bool {
 	var d netstate.Neighbor
-	if err := d.Decode(row.Group[0]); err != nil {
-		return false
-	}
-	const states = unix.NUD_REACHABLE | unix.NUD_STALE | unix.NUD_DELAY | unix.NUD_PROBE
-	return d.State&states != 0
+	return d.Decode(row.Group[0]) == nil && d.State&unix.NUD_STALE != 0
 }

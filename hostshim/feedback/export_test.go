@@ -1,4 +1,4 @@
 package feedback
 
-// CheckKey is appendUse without its result.
-func CheckKey(key []byte) error { _, err := appendUse(nil, key); return err }
+// CheckKey is appendGet without its result.
+func CheckKey(key []byte) error { _, err := appendGet(nil, key); return err }
