@@ -5,7 +5,7 @@ BIN     := bin
 DAEMONS := antiphon antiphond antiphon-device antiphon-shim
 
 .DEFAULT_GOAL := help
-.PHONY: help build setup sim test check generate generate-check diff fuzz bench clean
+.PHONY: help build setup sim test check generate generate-check diff soak fuzz bench clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1	\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -36,6 +36,10 @@ generate-check: ## generated code is what its sources say
 
 diff: build setup ## the differential lab: kernel, softpipe and refpipe must agree
 	$(GO) test -count=1 -v ./internal/difflab/...
+
+SOAK ?= 60s
+soak: build setup ## keep neighbours alive by traffic in the device alone for SOAK (default 60s)
+	$(GO) test -count=1 -v -run TestLiveness ./internal/e2e -soak $(SOAK)
 
 FUZZTIME ?= 20s
 fuzz: ## run every fuzz target for FUZZTIME (default 20s)
