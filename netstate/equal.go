@@ -31,7 +31,8 @@ const volatileRoute = volatileLeg | unix.RTM_F_OFFLOAD | unix.RTM_F_TRAP | unix.
 // netlink header, statistics, ages, timers and probes, the attributes that only
 // notifications carry (IFLA_EVENT), and the flags that change in silence: DEAD,
 // LINKDOWN, OFFLOAD and TRAP of routes and nexthops. It ignores IFLA_AF_SPEC
-// too: that holds settings, which travel apart. IPv6 legs are compared
+// too: that holds settings, which travel apart. Of a route's lifetime only counts
+// whether it has one. IPv6 legs are compared
 // as sets (N23). Malformed messages are equal to nothing. It does not allocate.
 func Equal(kind Kind, a, b []byte) bool {
 	n := fixedBytes(kind)
@@ -113,7 +114,7 @@ func (c *comparison) step(a *attrs) bool {
 		if c.nest == unix.IFLA_LINKINFO && (a.typ == unix.IFLA_INFO_KIND || a.typ == unix.IFLA_INFO_SLAVE_KIND) {
 			c.bridge = string(cstring(a.val)) == "bridge"
 		}
-		if !c.volatile(a.typ) {
+		if !c.volatile(a.typ) && (c.kind != KindRoute || a.typ != unix.RTA_CACHEINFO || temporary(a.val)) {
 			return true
 		}
 	}
@@ -126,6 +127,8 @@ func (c *comparison) value(a, b *attrs) bool {
 		c.nest == unix.IFLA_LINKINFO && a.typ == unix.IFLA_INFO_DATA:
 		na, nb := attrs{b: a.val}, attrs{b: b.val}
 		return comparison{kind: c.kind, nest: a.typ, bridge: c.bridge}.equal(&na, &nb)
+	case c.kind == KindRoute && a.typ == unix.RTA_CACHEINFO:
+		return true // see step
 	case c.kind == KindRoute && a.typ == unix.RTA_MULTIPATH:
 		return equalLegs(a.val, b.val, c.family == unix.AF_INET6)
 	case c.kind == KindNexthop && a.typ == nhaResGroup:
@@ -133,6 +136,12 @@ func (c *comparison) value(a, b *attrs) bool {
 		return comparison{kind: c.kind, nest: nhaResGroup}.equal(&na, &nb)
 	}
 	return bytes.Equal(a.val, b.val)
+}
+
+// temporary reports whether a struct rta_cacheinfo says that its route expires:
+// that counts, the rest of it ages.
+func temporary(cacheinfo []byte) bool {
+	return len(cacheinfo) >= 12 && binary.NativeEndian.Uint32(cacheinfo[8:]) != 0
 }
 
 // volatile says whether an attribute does not count.
@@ -145,7 +154,7 @@ func (c *comparison) volatile(typ uint16) bool {
 	case KindNeighbor:
 		return typ == unix.NDA_CACHEINFO || typ == unix.NDA_PROBES
 	case KindRoute:
-		return typ == unix.RTA_CACHEINFO || typ == unix.RTA_EXPIRES || typ == unix.RTA_PAD
+		return typ == unix.RTA_EXPIRES || typ == unix.RTA_PAD
 	case KindRule:
 		return typ == unix.FRA_PAD
 	case KindNexthop:

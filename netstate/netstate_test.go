@@ -232,6 +232,9 @@ func TestEqual(t *testing.T) {
 	a, b := leg(3, 0, 0, "fe80::1"), leg(4, 1, 0, "fe80::2")
 	dead := leg(3, 0, unix.RTNH_F_DEAD|unix.RTNH_F_LINKDOWN, "fe80::1")
 	info := attr(unix.RTA_CACHEINFO, make([]byte, 32)...)
+	expires := func(ticks byte) []byte {
+		return attr(unix.RTA_CACHEINFO, append([]byte{8: ticks}, make([]byte, 23)...)...)
+	}
 	for _, c := range []struct {
 		name string
 		a, b []byte
@@ -243,6 +246,9 @@ func TestEqual(t *testing.T) {
 		{"multisets", route6(a, a, b), route6(a, b, b), false},
 		{"fewer legs", route6(a, b), route6(a), false},
 		{"cacheinfo only once", route4("10.0.0.1", info), route4("10.0.0.1"), true},
+		{"getting older", route4("10.0.0.1", expires(9)), route4("10.0.0.1", expires(3)), true},
+		{"temporary from now on", route4("10.0.0.1", expires(9)), route4("10.0.0.1", info), false},
+		{"temporary from now on, without a word", route4("10.0.0.1", expires(9)), route4("10.0.0.1"), false},
 		{"another gateway", route4("10.0.0.1"), route4("10.0.0.2"), false},
 		{"unknown attribute", route4("10.0.0.1", attr(900, 1)), route4("10.0.0.1"), false},
 		{"malformed", route4("10.0.0.1", []byte{3, 0, 4, 0}), route4("10.0.0.1", []byte{3, 0, 4, 0}), false},

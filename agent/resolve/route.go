@@ -172,6 +172,8 @@ func rowObjection(row *netstate.Row, d *netstate.Route) hwmodel.Reason {
 		return hwmodel.ReasonSourceRouting
 	case d.Unknown != 0:
 		return hwmodel.ReasonRouteAttribute
+	case d.HasExpires: // unused from then on; said only when it is collected, up to gc_interval later
+		return hwmodel.ReasonRouteAttribute
 	case d.Encap():
 		return hwmodel.ReasonRouteEncap
 	case d.Family == afInet6 && len(row.Group) > 1:
