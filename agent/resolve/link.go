@@ -28,6 +28,7 @@ type link struct {
 	index   uint32
 	name    string
 	port    string // device port name from the altname, "" if none
+	alts    string // the alternative names, each after a space
 	up      bool
 	lower   bool // carrier
 	ether   bool
@@ -79,7 +80,7 @@ func (r *Resolver) changeLink(c netstate.Change) error {
 		}
 	}
 	r.touchGroupsOn(id)
-	if old == nil || now == nil || old.name != now.name || old.port != now.port {
+	if old == nil || now == nil || old.name != now.name || old.alts != now.alts {
 		r.touchRules() // iif and oif selectors go by name, and mean ports
 	}
 	return err
@@ -120,6 +121,7 @@ func decodeLink(row *netstate.Row) (*link, error) {
 	}
 	l.mac, l.hasMAC = d.Addr.MAC()
 	for _, a := range d.AltNames {
+		l.alts += " " + a
 		if p, ok := strings.CutPrefix(a, portAltName); ok {
 			l.port = p
 		}
@@ -162,7 +164,7 @@ func (r *Resolver) wantInterface(id hwmodel.InterfaceID) (hwmodel.Interface, boo
 		In4:          first(r.linkTrap(l, true), s.ingress(l.index, afInet), s.forwarding4(l.name)),
 		In6:          first(r.linkTrap(l, true), s.ingress(l.index, afInet6), s.forwarding6(l.name)),
 		Out4:         first(r.linkTrap(l, false), s.egress(l.index, afInet)),
-		Out6:         first(r.linkTrap(l, false), s.egress(l.index, afInet6), s.disabled6(l.name)),
+		Out6:         first(r.linkTrap(l, false), s.egress(l.index, afInet6), s.disabled6(l.name), s.mtu6(l)),
 		RPFilter:     r.rpFilter(l),
 		AcceptLocal:  s.or4(l.name, "accept_local"),
 		SourceCheck:  r.customLookup4(),

@@ -6,6 +6,7 @@ import (
 	"maps"
 	"net/netip"
 	"slices"
+	"strings"
 
 	"antiphon/hwmodel"
 	"antiphon/netstate"
@@ -98,7 +99,7 @@ func (r *Resolver) customLookup4() bool {
 // selectors translates what the device can match on. exact is false if the
 // kernel also looks at something the device does not (then sel is a superset);
 // never is true if no packet that comes in by a port can match.
-func (u *rule) selectors(port func(name string) hwmodel.InterfaceID) (sel hwmodel.Rule, exact, never bool) {
+func (u *rule) selectors(port func(name string) (id hwmodel.InterfaceID, certain bool)) (sel hwmodel.Rule, exact, never bool) {
 	exact = true
 	if u.From.IsValid() && u.From.Bits() > 0 {
 		sel.From = u.From
@@ -107,7 +108,7 @@ func (u *rule) selectors(port func(name string) hwmodel.InterfaceID) (sel hwmode
 		sel.To = u.To
 	}
 	if u.IIF != "" && port != nil {
-		if sel.In = port(u.IIF); sel.In == 0 {
+		if sel.In, exact = port(u.IIF); sel.In == 0 {
 			never = true
 		}
 	}
@@ -213,16 +214,22 @@ func (r *Resolver) translateRule(u *rule, tied bool) (hwmodel.Rule, bool) {
 }
 
 // portByIfname returns the router interface of a port's representor by its
-// current name, 0 if the name is no port.
-func (r *Resolver) portByIfname(name string) hwmodel.InterfaceID {
-	for id, l := range r.links {
+// current name, 0 if the name is no port. A rule made with an alternative name
+// matches by it until the link is renamed (net/core/fib_rules.c fib_nl2rule,
+// attach_rules), which the mirror does not show: that is not certain.
+func (r *Resolver) portByIfname(name string) (id hwmodel.InterfaceID, certain bool) {
+	for index, l := range r.links {
+		if _, ok := r.portOf(l); !ok {
+			continue
+		}
 		if l.name == name {
-			if _, ok := r.portOf(l); ok {
-				return hwmodel.InterfaceID(id)
-			}
+			return hwmodel.InterfaceID(index), true
+		}
+		if slices.Contains(strings.Fields(l.alts), name) {
+			id = hwmodel.InterfaceID(index)
 		}
 	}
-	return 0
+	return id, id == 0
 }
 
 // hasRoutes reports whether the table holds any route of the family.

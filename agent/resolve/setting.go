@@ -108,6 +108,15 @@ func (s *settings) disabled6(dev string) hwmodel.Reason {
 	return hwmodel.ReasonNone
 }
 
+// mtu6: IPv6 packets are measured by a setting that follows the link's MTU, but
+// can be lowered (include/net/ip6_route.h ip6_dst_mtu_maybe_forward).
+func (s *settings) mtu6(l *link) hwmodel.Reason {
+	if v, ok := s.conf6(l.name, "mtu"); ok && v < uint64(l.mtu) {
+		return hwmodel.ReasonUnmirroredSysctl
+	}
+	return hwmodel.ReasonNone
+}
+
 // ignoreLinkdown is ip_ignore_linkdown / ip6_ignore_linkdown: whether a route's
 // leg on a device without carrier counts as dead. known is false for devices
 // whose sysctls are not mirrored.

@@ -48,6 +48,7 @@ var conf4 = [...]conf{
 // conf6 are the IPv6 ones: index = DEVCONF_* (linux/ipv6.h).
 var conf6 = [...]conf{
 	{"forwarding", 0},
+	{"mtu", 2},
 	{"proxy_ndp", 22},
 	{"accept_source_route", 24},
 	{"mc_forwarding", 25},
@@ -216,6 +217,11 @@ func (w *writer) doubts(links []netdev.Link) []*transport.Presence {
 		if name = "net.ipv4." + name; !w.off(name) {
 			report(name, unix.AF_INET, 0)
 		}
+	}
+	// Neighbour discovery for a proxied address is answered, not forwarded
+	// (net/ipv6/ip6_output.c ip6_forward_proxy_check).
+	if name := "net.ipv6.conf.all.proxy_ndp"; !w.off(name) {
+		report(name, unix.AF_INET6, 0)
 	}
 	for _, l := range links {
 		if !l.Port {

@@ -68,18 +68,22 @@ func TestRead(t *testing.T) {
 				}
 				file := strings.ReplaceAll(family, ".", "/") + dev + "/" + name
 				value := "1"
-				if v.GetValue() == "1" {
+				switch {
+				case name == "mtu":
+					value = "1300"
+				case v.GetValue() == "1":
 					value = "0"
 				}
 				n.Sysctl(t, file, value)
 			}
 		}
 	}
-	if ports < 2*(15+10) {
+	if ports < 2*(15+11) {
 		t.Fatalf("only %d settings of ports", ports)
 	}
 	n.Sysctl(t, "net/ipv4/fib_multipath_use_neigh", "1")
 	n.Sysctl(t, "net/ipv4/conf/all/bc_forwarding", "1")
+	n.Sysctl(t, "net/ipv6/conf/all/proxy_ndp", "1")
 	values, doubts = read()
 	for _, v := range values {
 		file := strings.ReplaceAll(v.GetName(), ".", "/")
@@ -88,11 +92,11 @@ func TestRead(t *testing.T) {
 			t.Errorf("%s is %q, the file says %q", v.GetName(), v.GetValue(), want)
 		}
 	}
-	for _, want := range []string{"net.ipv4.fib_multipath_use_neigh=1", "net.ipv4.conf.swp1.route_localnet=1", "net.ipv4.conf.w.1.src_valid_mark=1",
+	for _, want := range []string{"net.ipv4.fib_multipath_use_neigh=1", "net.ipv6.conf.all.proxy_ndp=1", "net.ipv4.conf.swp1.route_localnet=1", "net.ipv4.conf.w.1.src_valid_mark=1",
 		"net.ipv4.conf.swp1.bc_forwarding=1", "net.ipv6.conf.swp1.seg6_enabled=1"} {
-		found := false
+		found, everywhere := false, !strings.Contains(want, ".conf.swp1.") && !strings.Contains(want, ".conf.w.1.")
 		for _, p := range doubts {
-			found = found || p.GetDetail() == want && p.GetWhat() == "sysctl" && p.GetFamily() != 0 && (p.GetIfindex() == 0) == (want == "net.ipv4.fib_multipath_use_neigh=1")
+			found = found || p.GetDetail() == want && p.GetWhat() == "sysctl" && p.GetFamily() != 0 && (p.GetIfindex() == 0) == everywhere
 		}
 		if !found {
 			t.Errorf("no doubt about %s in %v", want, doubts)

@@ -213,6 +213,12 @@ var labs = []lab{
 		v4(2, "10.0.2.2", "10.0.1.2", fwd),
 		v4(3, "10.0.3.2", "10.0.1.2", fwd),
 	}},
+	{name: "iif rule by an alternative name", item: "13", lines: []string{
+		"ip rule add iif antiphon-swp1 lookup 100 pref 1000", "ip route add default via 10.0.3.2 table 100",
+	}, steps: []step{
+		v4(1, "10.0.1.2", "10.0.2.2", trap),
+		v4(2, "10.0.2.2", "10.0.3.2", fwd),
+	}},
 	{name: "iif rule and the source check", item: "6, 13", lines: []string{
 		"sysctl net/ipv4/conf/swp1/rp_filter=1", "ip rule add iif swp3 lookup 100 pref 1000", "ip route add 10.0.1.0/24 dev swp2 table 100",
 	}, steps: []step{
@@ -282,6 +288,17 @@ var labs = []lab{
 		v4(1, "10.0.1.54", "10.61.1.1", trap, func(p *packet) { p.size = 1001 - 28; p.df = true }),
 		v6(1, "2001:db8:1::2", "2001:db8:2::2", fwd, func(p *packet) { p.size = 1300 - 48 }),
 		v6(1, "2001:db8:1::2", "2001:db8:2::2", trap, func(p *packet) { p.size = 1301 - 48 }),
+	}},
+	{name: "MTU of IPv6 alone", item: "27", lines: []string{"sysctl net/ipv6/conf/swp2/mtu=1280"}, steps: []step{
+		v6(1, "2001:db8:1::2", "2001:db8:2::2", trap, func(p *packet) { p.size = 1281 - 48 }),
+		v6(2, "2001:db8:2::2", "2001:db8:1::2", fwd, func(p *packet) { p.size = 1400 }),
+		v4(1, "10.0.1.2", "10.0.2.2", fwd, func(p *packet) { p.size = 1400 }),
+	}},
+	{name: "IPv6 routes that expire trap", item: "27", lines: []string{
+		"ip -6 route add 2001:db8:41::/48 via 2001:db8:2::2", "ip -6 route add 2001:db8:41:1::/64 via 2001:db8:3::2 expires 600",
+	}, steps: []step{
+		v6(1, "2001:db8:1::2", "2001:db8:41::1", fwd),
+		v6(1, "2001:db8:1::2", "2001:db8:41:1::1", trap),
 	}},
 	{name: "out where it came in", item: "21, 30", steps: []step{
 		v4(1, "10.0.1.61", "10.0.1.2", trap),

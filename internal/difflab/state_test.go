@@ -87,7 +87,7 @@ func sysctls() (*netstate.Settings, error) {
 		for _, n := range []string{"forwarding", "rp_filter", "accept_local", "send_redirects", "ignore_routes_with_linkdown"} {
 			names = append(names, "net/ipv4/conf/"+dev+"/"+n)
 		}
-		for _, n := range []string{"forwarding", "disable_ipv6", "ignore_routes_with_linkdown"} {
+		for _, n := range []string{"forwarding", "disable_ipv6", "ignore_routes_with_linkdown", "mtu"} {
 			names = append(names, "net/ipv6/conf/"+dev+"/"+n)
 		}
 	}
