@@ -40,7 +40,8 @@ type Config struct {
 	Device hwmodel.Device
 	// DeviceAddress is for people: where the device is.
 	DeviceAddress string
-	// Grace is how long the device goes on without a shim; then everything traps.
+	// Grace is how long the device goes on without a shim, or with shims that give
+	// no complete snapshot; then everything traps.
 	Grace time.Duration
 	// AuditInterval is the time between whole dumps that nothing asked for;
 	// negative: never.

@@ -309,6 +309,29 @@ func TestGrace(t *testing.T) {
 	dev.forwards(t)
 }
 
+// TestGraceWithoutSnapshot: a shim that connects and never completes a snapshot
+// does not keep a device forwarding for ever.
+func TestGraceWithoutSnapshot(t *testing.T) {
+	dev := newDevice()
+	b := start(t, agent.Config{Device: dev, Grace: 300 * time.Millisecond})
+	ctx, cancel := context.WithCancel(t.Context())
+	b.host(t, ctx, agenttest.Hello(), agenttest.Hold{})
+	b.barrier(t)
+	cancel()
+	b.until(t, "session end", func(v agent.View) bool { return v.Status().Session == nil })
+	hello := agenttest.Hello()
+	hello.Connection = 2
+	h := b.host(t, t.Context(), hello, agenttest.Hold{Dumps: true})
+	dev.forwards(t)
+	b.until(t, "doubt", func(v agent.View) bool { return v.Status().Doubt != "" && v.Status().Session != nil })
+	for v, _ := dev.verdict(t); v != hwmodel.Trap; v, _ = dev.verdict(t) {
+	}
+	dev.traps(t, hwmodel.ReasonResync)
+	h.Release()
+	b.barrier(t)
+	dev.forwards(t)
+}
+
 func TestFencing(t *testing.T) {
 	b := start(t, agent.Config{Device: newDevice()})
 	h := b.host(t, t.Context(), agenttest.Hello(), agenttest.Hold{})

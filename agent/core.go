@@ -34,6 +34,7 @@ type core struct {
 	epoch       uint64
 	session     *session
 	sessionLost time.Time // when session became nil
+	lastGood    time.Time // when the mirror last spoke for the kernel
 	lastSeq     uint64    // the last ordered message taken in
 	lastChange  time.Time
 	lastAudit   time.Time
@@ -79,7 +80,7 @@ func newCore(cfg Config, now time.Time) *core {
 		replica:     replica.New(replica.Options{Predict: cfg.Predict}),
 		resolver:    resolve.New(hwmodel.Capabilities{}),
 		links:       map[uint32]linkName{},
-		sessionLost: now, lastAudit: now, lastChange: now,
+		sessionLost: now, lastGood: now, lastAudit: now, lastChange: now,
 		device:   deviceState{lost: now, err: errors.New("not connected yet")},
 		counts:   newCounts(),
 		barriers: map[uint64]*barrier{},
@@ -178,6 +179,11 @@ func (c *core) take(m *transport.FromShim) error {
 	return nil
 }
 
+// current says that the mirror speaks for the kernel as it is.
+func (c *core) current() bool {
+	return c.session != nil && c.replica.CaughtUp() && c.replica.LastSettings() != nil
+}
+
 // distrust traps everything until the mirror is caught up.
 func (c *core) distrust(why string) {
 	c.doubt = why
@@ -190,7 +196,7 @@ func (c *core) advance() {
 	if c.device.adopted {
 		c.resolveChanges()
 	}
-	if c.session != nil && c.replica.CaughtUp() && c.replica.LastSettings() != nil {
+	if c.current() {
 		if !c.released {
 			c.released = true
 			c.log.Info().Uint64("seq", c.lastSeq).Msg("snapshot complete")
@@ -294,10 +300,19 @@ func (c *core) deviceDown(err error) {
 // tick looks at the clock.
 func (c *core) tick(now time.Time) {
 	c.now = now
-	if c.session == nil && c.doubt == "" && now.Sub(c.sessionLost) > c.cfg.Grace {
-		c.distrust(fmt.Sprintf("no shim for longer than %s", c.cfg.Grace))
+	switch {
+	case c.current():
+		c.lastGood = now
+	case c.doubt == "" && now.Sub(c.lastGood) > c.cfg.Grace:
+		// Sessions that begin and end, or never complete a snapshot, are no better
+		// than none.
+		why := fmt.Sprintf("no shim for longer than %s", c.cfg.Grace)
+		if c.session != nil {
+			why = fmt.Sprintf("no complete snapshot for longer than %s", c.cfg.Grace)
+		}
+		c.distrust(why)
 		c.released = true
-		c.log.Warn().Dur("grace", c.cfg.Grace).Msg("no shim: everything traps")
+		c.log.Warn().Str("cause", why).Msg("everything traps")
 	}
 	if c.session != nil && c.cfg.AuditInterval > 0 && now.Sub(c.lastAudit) > c.cfg.AuditInterval && c.replica.Settled() {
 		c.lastAudit = now

@@ -88,6 +88,9 @@ func (c *core) use(k netstate.Key) {
 	if told := c.counts.used[k]; told.seq == row.Seq && c.now.Sub(told.at) < useInterval {
 		return
 	}
+	if len(c.out.used) >= maxItems {
+		return // the session is slow; the next packet says it again
+	}
 	c.counts.used[k] = use{row.Seq, c.now}
 	c.out.used = append(c.out.used, k.AppendCanonical(nil))
 }

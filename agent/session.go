@@ -120,7 +120,8 @@ func (a *Agent) answer(s *session, ask *transport.Ask) {
 	select {
 	case a.relays <- struct{}{}:
 	default:
-		go fail(transport.ExitNegative, fmt.Sprintf("the agent answers %d questions already: ask again", maxRelayed))
+		// Not in a goroutine: who asks without reading the answers must wait.
+		fail(transport.ExitNegative, fmt.Sprintf("the agent answers %d questions already: ask again", maxRelayed))
 		return
 	}
 	go func() {
