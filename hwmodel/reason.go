@@ -77,6 +77,7 @@ const (
 	ReasonUnmirroredUnknown
 
 	ReasonShadowed // a better row of the same prefix is the one in use
+	ReasonPoliced  // more traps of one reason than the host is to take: dropped
 
 	reasonCount
 )
@@ -100,7 +101,7 @@ var reasonNames = [ReasonCount]string{
 	"unmirrored-xdp", "unmirrored-xfrm", "unmirrored-ipvs",
 	"unmirrored-mroute", "unmirrored-bridge-nf", "unmirrored-sysctl",
 	"unmirrored-master", "unmirrored-upper", "unmirrored-unknown",
-	"shadowed",
+	"shadowed", "policed",
 }
 
 // String returns the stable name.

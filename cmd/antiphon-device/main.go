@@ -31,6 +31,7 @@ const attachTime = 10 * time.Second
 type options struct {
 	listen, ports, counters, pipe string
 	sizes                         sizes
+	police                        port.Policing
 	log                           zerolog.Logger
 }
 
@@ -48,6 +49,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	var (
 		o     options
 		size  []string
+		rates []string
 		level string
 		usage = true // errors before serve are the command line's
 	)
@@ -66,6 +68,9 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 			if o.sizes, err = parseSizes(size); err != nil {
 				return err
 			}
+			if o.police, err = port.ParsePolicing(rates); err != nil {
+				return fmt.Errorf("--police %w", err)
+			}
 			l, err := zerolog.ParseLevel(level)
 			if err != nil {
 				return fmt.Errorf("--log-level: %w", err)
@@ -81,6 +86,8 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	f.StringVar(&o.counters, "counters", "", "file of the port counters; made if there is none, kept over restarts")
 	f.StringVar(&o.pipe, "pipe", "softpipe", "softpipe (fast) or refpipe (the specification)")
 	f.StringArrayVar(&size, "size", nil, "entries that a table takes, as table=N; repeatable")
+	f.StringArrayVar(&rates, "police", nil, "traps that the host takes from each port, as REASON=PPS[/BURST] or REASON=off; "+
+		"the reason default stands for the others; repeatable")
 	f.StringVar(&level, "log-level", "info", "trace, debug, info, warn, error or disabled")
 	for _, name := range []string{"listen", "ports", "counters"} {
 		if err := cmd.MarkFlagRequired(name); err != nil {
@@ -134,7 +141,7 @@ func serve(ctx context.Context, o options) (err error) {
 	defer func() { err = errors.Join(err, board.Close()) }()
 
 	pipe := newPipe(o.pipe, newInstance(), infos, o.sizes)
-	loop, err := port.NewSwitch(pipe, attachment.Ports, board, o.log)
+	loop, err := port.NewSwitch(pipe, attachment.Ports, board, o.police, o.log)
 	if err != nil {
 		return err
 	}

@@ -235,7 +235,7 @@ func transfer(t *testing.T, network string) {
 	_, h2 := port.Pair()
 	board, err := port.NewBoard(twoPorts)
 	check(t, err)
-	s, err := port.NewSwitch(pipe, []port.Port{{ID: 1, Name: "swp1", Wire: one, Host: h1}, {ID: 2, Name: "swp2", Wire: two, Host: h2}}, board, zerolog.Nop())
+	s, err := port.NewSwitch(pipe, []port.Port{{ID: 1, Name: "swp1", Wire: one, Host: h1}, {ID: 2, Name: "swp2", Wire: two, Host: h2}}, board, port.DefaultPolicing(), zerolog.Nop())
 	check(t, err)
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)

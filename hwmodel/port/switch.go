@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"sync"
+	"time"
 
 	"github.com/rs/zerolog"
 	"golang.org/x/sys/unix"
@@ -19,6 +20,7 @@ import (
 type Switch struct {
 	pipe  hwmodel.Pipe
 	board *Board
+	rates Policing
 	ports map[hwmodel.PortID]*switchPort
 	log   zerolog.Logger
 }
@@ -29,10 +31,10 @@ type switchPort struct {
 	*row
 }
 
-// NewSwitch returns a switch over ports that all have a row on the board. It
-// starts nothing. The endpoints stay the caller's, who closes them after Run.
-func NewSwitch(pipe hwmodel.Pipe, ports []Port, board *Board, log zerolog.Logger) (*Switch, error) {
-	s := &Switch{pipe: pipe, board: board, ports: make(map[hwmodel.PortID]*switchPort, len(ports)), log: log}
+// NewSwitch returns a switch over ports that all have a row on the board, of which
+// each traps what rates let through. It starts nothing. The endpoints stay the caller's, who closes them after Run.
+func NewSwitch(pipe hwmodel.Pipe, ports []Port, board *Board, rates Policing, log zerolog.Logger) (*Switch, error) {
+	s := &Switch{pipe: pipe, board: board, rates: rates, ports: make(map[hwmodel.PortID]*switchPort, len(ports)), log: log}
 	for _, p := range ports {
 		counts := board.rows[p.ID]
 		if counts == nil {
@@ -65,6 +67,7 @@ func (s *Switch) Run(ctx context.Context) error {
 func (s *Switch) fromWire(p *switchPort) {
 	v := new(hwmodel.Vector)
 	var length [hwmodel.VectorSize]int // as received: Run may shorten frames
+	police := newPolicer(&s.rates)
 	for {
 		n, ok := s.receive(p, p.Wire, "wire", v.Frame[:])
 		if !ok {
@@ -76,6 +79,7 @@ func (s *Switch) fromWire(p *switchPort) {
 			length[i] = len(v.Frame[i])
 		}
 		s.pipe.Run(v)
+		var now time.Duration // read when something traps
 		for i := range n {
 			switch v.Verdict[i] {
 			case hwmodel.Forward:
@@ -83,7 +87,14 @@ func (s *Switch) fromWire(p *switchPort) {
 			case hwmodel.Drop:
 				p.dropped[v.Reason[i]].add(length[i])
 			default:
-				s.trap(p, v.Reason[i], v.Frame[i])
+				if now == 0 {
+					now = police.now()
+				}
+				if police.buckets[v.Reason[i]].passes(now) {
+					s.trap(p, v.Reason[i], v.Frame[i])
+				} else {
+					p.dropped[hwmodel.ReasonPoliced].add(length[i])
+				}
 			}
 		}
 	}

@@ -75,7 +75,12 @@ var twoPorts = []hwmodel.PortInfo{{ID: 1, Name: "swp1"}, {ID: 2, Name: "swp2"}}
 // run runs a switch over the ports until the test ends.
 func run(t *testing.T, ports []port.Port, board *port.Board) (stop func()) {
 	t.Helper()
-	s, err := port.NewSwitch(tinyPipe{}, ports, board, zerolog.Nop())
+	return runPoliced(t, ports, board, port.DefaultPolicing())
+}
+
+func runPoliced(t *testing.T, ports []port.Port, board *port.Board, rates port.Policing) (stop func()) {
+	t.Helper()
+	s, err := port.NewSwitch(tinyPipe{}, ports, board, rates, zerolog.Nop())
 	check(t, err)
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
@@ -213,10 +218,48 @@ func TestFullQueuesDropAndAreCounted(t *testing.T) {
 	balanced(t, c)
 }
 
+// Traps beyond the rate are dropped and counted; what is forwarded is not.
+func TestFloodsArePoliced(t *testing.T) {
+	w, deviceWire := port.Pair()
+	h, deviceHost := port.Pair()
+	out, deviceOut := port.Pair()
+	_, host2 := port.Pair()
+	ports := []port.Port{{ID: 1, Name: "swp1", Wire: deviceWire, Host: deviceHost}, {ID: 2, Name: "swp2", Wire: deviceOut, Host: host2}}
+	board, err := port.NewBoard(twoPorts)
+	check(t, err)
+	rates := port.DefaultPolicing()
+	rates[hwmodel.ReasonNotIP] = port.Rate{PPS: 1, Burst: 10}
+	const n = 200
+	for i := range n {
+		check(t, w.Send(testFrame(doTrap, i, 70)))
+		check(t, w.Send(testFrame(doForward, i, 70)))
+	}
+	began := time.Now()
+	stop := runPoliced(t, ports, board, rates)
+	for i, f := range receiveAll(t, h, 10) {
+		if want := testFrame(doTrap, i, 70); !bytes.Equal(f, want) {
+			t.Fatalf("trapped frame %d: % x, expected % x", i, f, want)
+		}
+	}
+	receiveAll(t, out, n)
+	waitFor(t, func() bool { return board.Counters()[0].RX.Packets == 2*n })
+	stop()
+	c := board.Counters()[0]
+	balanced(t, c)
+	most := 10 + uint64(time.Since(began)/time.Second)
+	trapped, policed := c.TrappedBy[hwmodel.ReasonNotIP], c.Dropped[hwmodel.ReasonPoliced]
+	if trapped.Packets < 10 || trapped.Packets > most || trapped.Packets+policed.Packets != n || policed.Bytes != policed.Packets*70 {
+		t.Errorf("of %d traps %v passed and %v were policed, expected 10 to %d to pass", n, trapped, policed, most)
+	}
+	if c.Forwarded.Packets != n {
+		t.Errorf("forwarded %v of %d", c.Forwarded, n)
+	}
+}
+
 func TestSwitchWantsARowForEachPort(t *testing.T) {
 	board, err := port.NewBoard(twoPorts)
 	check(t, err)
-	_, err = port.NewSwitch(tinyPipe{}, []port.Port{{ID: 3, Name: "swp3"}}, board, zerolog.Nop())
+	_, err = port.NewSwitch(tinyPipe{}, []port.Port{{ID: 3, Name: "swp3"}}, board, port.DefaultPolicing(), zerolog.Nop())
 	if err == nil || err.Error() != "port 3 (swp3) has no row on the board" {
 		t.Errorf("error %v", err)
 	}
