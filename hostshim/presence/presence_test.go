@@ -97,6 +97,8 @@ func TestAddRemove(t *testing.T) {
 		{"clsact", "tc qdisc add dev swp1 clsact", "tc qdisc del dev swp1 clsact", "tc", want{"tc", true, 0, true, true, "clsact"}},
 		{"ingress", "tc qdisc add dev swp1 ingress", "tc qdisc del dev swp1 ingress", "tc", want{"tc", true, 0, true, false, "ingress"}},
 		{"tbf", "tc qdisc add dev swp1 root tbf rate 1mbit burst 10kb latency 10ms", "tc qdisc del dev swp1 root", "tc", want{"tc", true, 0, false, true, "tbf"}},
+		{"filter of fq_codel", "tc qdisc add dev swp1 root handle 1: fq_codel; tc filter add dev swp1 parent 1: matchall action drop", "tc qdisc del dev swp1 root", "tc",
+			want{"tc", true, 0, false, true, "1 filters of qdisc fq_codel"}},
 		{"xfrm", "ip xfrm policy add src 10.0.0.0/8 dst 10.0.0.0/8 dir fwd action block", "ip xfrm policy flush", "ip", want{"xfrm", false, 0, true, true, "1 forward"}},
 		{"xfrm default", "ip xfrm policy setdefault fwd block", "ip xfrm policy setdefault fwd accept", "ip", want{"xfrm", false, 0, true, true, "default"}},
 	} {

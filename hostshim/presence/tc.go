@@ -1,6 +1,8 @@
 package presence
 
 import (
+	"encoding/binary"
+	"errors"
 	"fmt"
 
 	"github.com/mdlayher/netlink"
@@ -10,8 +12,8 @@ import (
 	"antiphon/transport"
 )
 
-// harmless qdiscs only queue: no filter that drops or redirects hangs there
-// unless a person puts a classful one, which is not on this list.
+// harmless qdiscs only queue. All but fq_codel have no place for filters; classful
+// ones are not on this list.
 func harmless(kind string) bool {
 	switch kind {
 	case "noqueue", "noop", "mq", "pfifo_fast", "pfifo", "bfifo", "fq_codel", "fq":
@@ -35,14 +37,24 @@ func (r *Reader) tc(links []netdev.Link) (list []*transport.Presence, _ error) {
 	if err != nil {
 		return nil, err
 	}
-	names := map[uint32]string{}
+	names, ports := map[uint32]string{}, map[uint32]bool{}
 	for _, l := range links {
-		names[l.Index] = l.Name
+		names[l.Index], ports[l.Index] = l.Name, l.Port
 	}
 	for _, m := range replies {
 		q, err := parseQdisc(m.Data)
 		if err != nil {
 			return list, err
+		}
+		if q.kind == "fq_codel" && ports[q.ifindex] {
+			n, err := r.filters(q)
+			if err != nil {
+				return list, fmt.Errorf("filters of qdisc %s on %s: %w", q.kind, names[q.ifindex], err)
+			}
+			if n > 0 { // they may drop or redirect (net/sched/sch_fq_codel.c fq_codel_classify)
+				list = append(list, &transport.Presence{What: "tc", Ifindex: q.ifindex, Egress: true,
+					Detail: fmt.Sprintf("%d filters of qdisc %s on %s", n, q.kind, names[q.ifindex])})
+			}
 		}
 		if harmless(q.kind) {
 			continue
@@ -61,9 +73,25 @@ func (r *Reader) tc(links []netdev.Link) (list []*transport.Presence, _ error) {
 	return list, nil
 }
 
+// filters counts what classifies for a qdisc. The handle 0, which qdiscs have that
+// nobody made, asks for the device's root.
+func (r *Reader) filters(q qdisc) (int, error) {
+	body := make([]byte, tcmsgBytes)
+	binary.NativeEndian.PutUint32(body[4:], q.ifindex)
+	binary.NativeEndian.PutUint32(body[12:], q.handle) // tcm_parent
+	replies, err := r.route.Execute(netlink.Message{
+		Header: netlink.Header{Type: unix.RTM_GETTFILTER, Flags: netlink.Request | netlink.Dump},
+		Data:   body,
+	})
+	if errors.Is(err, unix.EOPNOTSUPP) {
+		return 0, nil // a kernel without classifiers
+	}
+	return len(replies), err
+}
+
 type qdisc struct {
-	ifindex uint32
-	kind    string
+	ifindex, handle uint32
+	kind            string
 }
 
 // parseQdisc reads an RTM_NEWQDISC without its netlink header.
@@ -75,7 +103,7 @@ func parseQdisc(b []byte) (qdisc, error) {
 	if err != nil {
 		return qdisc{}, fmt.Errorf("qdisc message: %w", err)
 	}
-	q := qdisc{ifindex: d.ByteOrder.Uint32(b[4:])}
+	q := qdisc{ifindex: d.ByteOrder.Uint32(b[4:]), handle: d.ByteOrder.Uint32(b[8:])}
 	for d.Next() {
 		if d.Type() == tcaKind {
 			q.kind = d.String()
