@@ -45,7 +45,7 @@ func kernelSystem(t *testing.T) *system {
 	return s
 }
 
-func (s *system) open(t *testing.T, out *netnstest.NS, w, port string) {
+func (s *system) open(t testing.TB, out *netnstest.NS, w, port string) {
 	c := netnstest.Cable{Wire: out.Wire(t, w), Port: s.dut.Wire(t, port)}
 	c.Wire.Noise = netnstest.IsNoise
 	s.cables = append(s.cables, c)
@@ -159,8 +159,8 @@ func mask(f []byte) []byte {
 // pipes builds both devices from the kernel router's own state.
 func pipes(t *testing.T, dut *netnstest.NS) map[string]hwmodel.Pipe {
 	out := map[string]hwmodel.Pipe{
-		"refpipe":  refpipe.New(refpipe.Options{Ports: portInfo()}),
-		"softpipe": softpipe.New(softpipe.Options{Ports: portInfo()}),
+		"refpipe":  refpipe.New(refpipe.Options{Ports: portInfo(ports)}),
+		"softpipe": softpipe.New(softpipe.Options{Ports: portInfo(ports)}),
 	}
 	for name, p := range out {
 		caps, err := p.Capabilities(context.Background())
@@ -180,9 +180,9 @@ func pipes(t *testing.T, dut *netnstest.NS) map[string]hwmodel.Pipe {
 	return out
 }
 
-func portInfo() (out []hwmodel.PortInfo) {
-	for n := 1; n <= ports; n++ {
-		out = append(out, hwmodel.PortInfo{ID: hwmodel.PortID(n), Name: swp(n)})
+func portInfo(n int) (out []hwmodel.PortInfo) {
+	for i := range n {
+		out = append(out, hwmodel.PortInfo{ID: hwmodel.PortID(i + 1), Name: swp(i + 1)})
 	}
 	return out
 }
