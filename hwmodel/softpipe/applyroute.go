@@ -57,9 +57,9 @@ func (c *change) setRoute(r *hwmodel.Route) hwmodel.Reason {
 		c.tab, c.tabID = c.lpm[r.Table], r.Table
 	}
 	tab := c.tab
-	var slot uint32
+	var slot, at uint32
 	if tab != nil {
-		slot = tab.get(r.Prefix)
+		slot, at = tab.find(r.Prefix)
 	}
 	if slot == 0 {
 		if c.full(hwmodel.TableRoute) {
@@ -68,10 +68,11 @@ func (c *change) setRoute(r *hwmodel.Route) hwmodel.Reason {
 		if tab == nil {
 			tab = c.table(r.Table)
 			c.tab = tab
+			_, at = tab.find(r.Prefix)
 		}
 		slot = c.newRoute()
 		c.route[slot].bits = uint8(r.Prefix.Bits())
-		tab.insert(r.Prefix, slot)
+		tab.insert(at, r.Prefix, slot)
 		c.present[hwmodel.TableRoute]++
 	}
 	rt := &c.route[slot]
@@ -93,7 +94,7 @@ func (c *change) removeRoute(k hwmodel.RouteKey) {
 	if tab == nil || !wellFormed(k.Prefix) {
 		return
 	}
-	slot := tab.get(k.Prefix)
+	slot, _ := tab.find(k.Prefix)
 	if slot == 0 {
 		return
 	}

@@ -27,11 +27,11 @@ func big[T any](length, capacity int) []T {
 	return s
 }
 
-// more appends n zeroes to a slice of big.
+// more appends n zeroes to a slice of big that was never cut shorter: so what lies
+// behind its end is zero.
 func more[T any](s []T, n int) []T {
 	if len(s)+n > cap(s) {
 		s = append(big[T](0, max(2*cap(s), len(s)+n)), s...)
 	}
-	clear(s[len(s) : len(s)+n])
 	return s[:len(s)+n]
 }

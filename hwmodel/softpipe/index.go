@@ -1,6 +1,9 @@
 package softpipe
 
-import "iter"
+import (
+	"iter"
+	"math/bits"
+)
 
 // The indexes that a route is looked up in when programmed are hash tables of their
 // own: Go's maps took most of the time of Apply and of the memory. Open addressing,
@@ -13,10 +16,11 @@ const (
 )
 
 // home returns where the search for a key starts: group is the key without its low
-// bits, low those.
+// bits, low those. It is the hash's highest bits: so a table of twice the size has
+// the same order, and growing writes it from one end to the other.
 func home(size int, group uint64, low uint32) uint32 {
 	h := group * spread
-	return uint32((h^h>>32)*spread>>32)&uint32(size/line-1)*line + low&(line-1)
+	return uint32((h^h>>32)*spread>>bits.LeadingZeros64(uint64(size/line-1)))*line + low&(line-1)
 }
 
 // prefixIndex is the route slots of IPv4 prefixes: entries are the key (see key4)
@@ -31,9 +35,9 @@ const indexShift = 32 - slotShift // a slot's bits
 func newPrefixIndex() prefixIndex { return prefixIndex{entry: make([]uint64, minSize)} }
 
 func (x *prefixIndex) home(key uint64) uint32 {
-	addr, bits := unkey4(key)
-	number := addr >> (32 - bits)
-	return home(len(x.entry), uint64(number/line)<<6|uint64(bits), number)
+	addr, length := unkey4(key)
+	number := addr >> (32 - length)
+	return home(len(x.entry), uint64(number/line)<<6|uint64(length), number)
 }
 
 // find returns where a key is, or where it would be put.
@@ -57,13 +61,9 @@ func (x *prefixIndex) get(key uint64) uint32 {
 	return uint32(x.entry[at] & maxRoutes)
 }
 
-// put gives a key a slot, which is not 0.
-func (x *prefixIndex) put(key uint64, slot uint32) {
-	at, there := x.find(key)
+// put gives a key that find did not find a slot, which is not 0.
+func (x *prefixIndex) put(at uint32, key uint64, slot uint32) {
 	x.entry[at] = key<<indexShift | uint64(slot)
-	if there {
-		return
-	}
 	if x.n++; x.n <= len(x.entry)/2 {
 		return
 	}
@@ -139,9 +139,9 @@ func (x *keyIndex[K]) find(keys []K, k K) (at uint32) {
 	return at
 }
 
-// put adds a slot whose key is not there.
-func (x *keyIndex[K]) put(keys []K, slot uint32) {
-	x.slot[x.find(keys, keys[slot])] = slot
+// put adds a slot where find did not find its key.
+func (x *keyIndex[K]) put(at uint32, keys []K, slot uint32) {
+	x.slot[at] = slot
 	if x.n++; x.n <= len(x.slot)/2 {
 		return
 	}

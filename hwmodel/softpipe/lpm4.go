@@ -104,12 +104,15 @@ func (t *lpm4) lookupAll(places []uint8, n int, dst, entry *[hwmodel.VectorSize]
 // len returns the number of prefixes.
 func (t *lpm4) len() int { return t.slot.n }
 
-// get returns the slot of exactly this prefix, 0 if it is not there.
-func (t *lpm4) get(addr uint32, bits uint8) uint32 { return t.slot.get(key4(addr, bits)) }
+// find returns what get does, and where insert is to put the prefix if that is 0.
+func (t *lpm4) find(addr uint32, bits uint8) (slot, at uint32) {
+	at, _ = t.slot.find(key4(addr, bits))
+	return uint32(t.slot.entry[at] & maxRoutes), at
+}
 
 // insert adds a prefix that is not there. Bits of addr beyond the length are 0.
-func (t *lpm4) insert(addr uint32, bits uint8, slot uint32) {
-	t.slot.put(key4(addr, bits), slot)
+func (t *lpm4) insert(at, addr uint32, bits uint8, slot uint32) {
+	t.slot.put(at, key4(addr, bits), slot)
 	t.lengths[bits]++
 	switch n := t.slot.n; {
 	case n > grow24 && t.shift > 8:
@@ -245,6 +248,11 @@ func (t *lpm4) rebuild(shift uint8) {
 	n := 1 << (32 - shift)
 	t.root = big[uint32](n, n)
 	t.blocks, t.free = nil, nil
+	if shift == 8 {
+		// As much again as the root, so that growing copies little; what is not
+		// used is never touched.
+		t.blocks = big[uint32](0, n)
+	}
 	t.short = [256]uint32{}
 	for k, slot := range t.slot.all() {
 		addr, bits := unkey4(k)

@@ -37,7 +37,8 @@ func TestLPM4AgainstLinearScan(t *testing.T) {
 		// paint instead of insert and remove, which would resize the root.
 		insert := func(a uint32, bits uint8, slot uint32) {
 			want[key4(a, bits)] = slot
-			lpm.slot.put(key4(a, bits), slot)
+			_, at := lpm.find(a, bits)
+			lpm.slot.put(at, key4(a, bits), slot)
 			lpm.lengths[bits]++
 			lpm.set(a, bits, 0, leaf(bits, slot))
 		}
@@ -101,7 +102,8 @@ func TestLPM4Grows(t *testing.T) {
 	}
 	shifts := map[uint8]bool{}
 	for i := range n {
-		lpm.insert(prefix(i), 25, uint32(i+1))
+		_, at := lpm.find(prefix(i), 25)
+		lpm.insert(at, prefix(i), 25, uint32(i+1))
 		if !shifts[lpm.shift] {
 			shifts[lpm.shift] = true
 			check(i + 1)

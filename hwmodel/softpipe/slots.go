@@ -23,7 +23,8 @@ func (s *slots[K]) take(k K) uint32 {
 	if k == zero {
 		return 0
 	}
-	slot := s.find(k)
+	at := s.index.find(s.key, k)
+	slot := s.index.slot[at]
 	if slot == 0 {
 		if n := len(s.free); n > 0 {
 			slot, s.free = s.free[n-1], s.free[:n-1]
@@ -32,7 +33,7 @@ func (s *slots[K]) take(k K) uint32 {
 			slot = uint32(len(s.key))
 			s.key, s.refs = append(s.key, k), append(s.refs, 0)
 		}
-		s.index.put(s.key, slot)
+		s.index.put(at, s.key, slot)
 	}
 	s.refs[slot]++
 	return slot

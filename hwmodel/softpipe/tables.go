@@ -234,18 +234,19 @@ type table struct {
 
 func (t *table) len() int { return t.v4.len() + t.v6.Size6() }
 
-// get returns the slot of exactly this prefix, 0 if it is not there.
-func (t *table) get(p netip.Prefix) uint32 {
+// find returns the slot of exactly this prefix, 0 if it is not there; then insert
+// takes at.
+func (t *table) find(p netip.Prefix) (slot, at uint32) {
 	if p.Addr().Is4() {
-		return t.v4.get(addr4(p.Addr()), uint8(p.Bits()))
+		return t.v4.find(addr4(p.Addr()), uint8(p.Bits()))
 	}
-	slot, _ := t.v6.Get(p)
-	return slot
+	slot, _ = t.v6.Get(p)
+	return slot, 0
 }
 
-func (t *table) insert(p netip.Prefix, slot uint32) {
+func (t *table) insert(at uint32, p netip.Prefix, slot uint32) {
 	if p.Addr().Is4() {
-		t.v4.insert(addr4(p.Addr()), uint8(p.Bits()), slot)
+		t.v4.insert(at, addr4(p.Addr()), uint8(p.Bits()), slot)
 	} else {
 		t.v6.Insert(p, slot)
 	}

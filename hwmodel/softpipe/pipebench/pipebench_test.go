@@ -4,9 +4,6 @@ import (
 	"errors"
 	"testing"
 	"time"
-
-	"antiphon/hwmodel"
-	"antiphon/hwmodel/softpipe"
 )
 
 // TestSameWork runs both sides on a small table: each forwards every packet.
@@ -29,6 +26,16 @@ func TestSameWork(t *testing.T) {
 		t.Errorf("%d packets, %v", n, err)
 	}
 	if err := ref.Close(); err != nil {
+		t.Error(err)
+	}
+	program, err := NewProgram(20000)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := program.Run(); err != nil {
+		t.Error(err)
+	}
+	if _, _, err := program.Plain(); err != nil {
 		t.Error(err)
 	}
 	p, err := NewParse(1000)
@@ -90,17 +97,25 @@ func BenchmarkParse(b *testing.B) {
 	b.Run("gopacket", func(b *testing.B) { bench(b, HotPackets, p.Gopacket) })
 }
 
-// BenchmarkProgram gives the full table to an empty pipe as one batch.
+// BenchmarkProgram gives the full table to an empty pipe.
 func BenchmarkProgram(b *testing.B) {
-	f, err := NewForward(FullTable, 1)
+	p, err := NewProgram(FullTable)
 	if err != nil {
 		b.Fatal(err)
 	}
-	batch := f.batch()
-	for b.Loop() {
-		if _, err := softpipe.New(softpipe.Options{Ports: []hwmodel.PortInfo{{ID: 1}, {ID: 2}}}).Apply(b.Context(), batch); err != nil {
-			b.Fatal(err)
-		}
+	for name, run := range map[string]func() (int, time.Duration, error){"softpipe": p.Run, "plain": p.Plain} {
+		b.Run(name, func(b *testing.B) {
+			var total int
+			var cpu time.Duration
+			for b.Loop() {
+				n, c, err := run()
+				if err != nil {
+					b.Fatal(err)
+				}
+				total += n
+				cpu += c
+			}
+			b.ReportMetric(float64(cpu.Nanoseconds())/float64(total), "cpu-ns/route")
+		})
 	}
-	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/FullTable, "ns/route")
 }
