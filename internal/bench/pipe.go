@@ -61,3 +61,22 @@ func parse(context.Context) (*pair, error) {
 		note:      fmt.Sprintf("%d packets of 64 B; the pipe also checks addresses, lengths and checksum", pipebench.HotPackets),
 	}, nil
 }
+
+// program compares programming softpipe with building a lookup table only.
+func program(context.Context) (*pair, error) {
+	p, err := pipebench.NewProgram(pipebench.FullTable)
+	if err != nil {
+		return nil, err
+	}
+	rate := func(build func() (int, time.Duration, error)) measure {
+		return func(context.Context) (float64, error) {
+			n, cpu, err := build()
+			return float64(n) / cpu.Seconds(), err
+		}
+	}
+	return &pair{
+		reference: rate(p.Plain),
+		product:   rate(p.Run),
+		note:      fmt.Sprintf("%d routes in the order of a dump, a counter each, CPU of the thread; packets are forwarded meanwhile", pipebench.FullTable),
+	}, nil
+}
