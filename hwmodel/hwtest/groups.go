@@ -115,6 +115,14 @@ func testGroups(t *testing.T, mk maker) {
 				t.Fatal(err)
 			}
 			s.expectTrap(t, sc.in, sc.pkt.Frame())
+			// One live leg is no choice.
+			sc.setGroup(hwmodel.Leg{NextHop: 2, Weight: 1, Dead: true}, hwmodel.Leg{NextHop: 3, Weight: 1})
+			if _, err := s.Apply(t.Context(), &hwmodel.Batch{Set: hwmodel.Entries{Groups: sc.Groups}}); err != nil {
+				t.Fatal(err)
+			}
+			if got := s.send(t, sc.in, sc.pkt.Frame()); got.Verdict != hwmodel.Forward {
+				t.Errorf("one live leg: got %v", got)
+			}
 		})
 	}
 	t.Run("known-answers", func(t *testing.T) { testKnownAnswers(t, mk) })

@@ -232,8 +232,14 @@ func (w *walk) leg(g hwmodel.Group) (hwmodel.Leg, hwmodel.Reason) {
 	if p.family == hwmodel.IPv6 {
 		policy, supported = s.HashPolicy6, w.caps.HashPolicies6
 	}
+	live := 0
+	for _, l := range g.Legs {
+		if !l.Dead {
+			live++
+		}
+	}
 	var hash uint32
-	if len(g.Legs) > 1 {
+	if live > 1 { // of one leg, or none, nothing is chosen
 		if policy > 7 || supported>>policy&1 == 0 {
 			return hwmodel.Leg{}, hwmodel.ReasonMultipathPolicy
 		}
