@@ -77,7 +77,7 @@ func (r *Resolver) wanted(k hwmodel.RouteKey) bool {
 	if r.dests[k] != nil {
 		return true
 	}
-	return k.Table == tableMain && r.dests[hwmodel.RouteKey{Table: tableLocal, Prefix: k.Prefix}] != nil
+	return k.Table == tableMain && r.local[familyOf(k.Prefix)] != localApart && r.dests[hwmodel.RouteKey{Table: tableLocal, Prefix: k.Prefix}] != nil
 }
 
 // cover recomputes which prefixes must trap.

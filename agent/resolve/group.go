@@ -221,7 +221,8 @@ func (r *Resolver) wantGroup(id hwmodel.GroupID) (hwmodel.Group, bool) {
 }
 
 // legDead computes RTNH_F_DEAD, which the kernel sets and clears without a word
-// (03 N4): the device is down, or has no carrier and such routes are ignored.
+// (03 N4): the device is down, or has no carrier and such routes are ignored, or
+// IPv6 was switched off there (net/ipv6/addrconf.c addrconf_ifdown).
 // With one leg the route itself is dead then, and the next hop traps.
 func (r *Resolver) legDead(g *group, l leg) bool {
 	if l.fixed || l.trap != hwmodel.ReasonNone {
@@ -230,6 +231,8 @@ func (r *Resolver) legDead(g *group, l leg) bool {
 	dev := r.links[l.oif]
 	switch {
 	case dev == nil || !dev.up:
+		return true
+	case g.family == afInet6 && r.settings.disabled6(dev.name) == hwmodel.ReasonInterfaceDown:
 		return true
 	case dev.lower:
 		return false
@@ -242,6 +245,7 @@ func (r *Resolver) legDead(g *group, l leg) bool {
 // mirror knowing, so that the kernel's spread over the other legs is unknown: it
 // has no carrier and the sysctl that decides is not mirrored for its device, or
 // it is an IPv6 one, whose LINKDOWN flag depends on what came first; or
+// it is an IPv6 one of a device of which it is not known whether it has IPv6 on; or
 // its device has no IPv4 address, and losing the last one marks IPv4 legs dead in
 // silence (net/ipv4/fib_frontend.c fib_disable_ip), while never having had one
 // does not.
@@ -255,6 +259,9 @@ func (r *Resolver) doubtful(g *group, legs []leg) bool {
 			continue
 		}
 		if g.family == afInet && r.addressed[l.oif] == 0 {
+			return true
+		}
+		if g.family == afInet6 && r.settings.disabled6(dev.name) == hwmodel.ReasonResync {
 			return true
 		}
 		if dev.lower {

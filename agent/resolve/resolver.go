@@ -18,6 +18,7 @@ type Resolver struct {
 	neighbors map[netstate.Key]neighbor
 	objects   map[uint32]*object // nexthop objects by id
 	rules     map[netstate.Key]rule
+	local     map[hwmodel.Family]localOrder
 	addrs     map[netstate.Key]struct{}
 	addressed map[uint32]int // IPv4 addresses by link
 	dests     map[hwmodel.RouteKey]*dest
@@ -54,6 +55,7 @@ func New(caps hwmodel.Capabilities) *Resolver {
 		neighbors:  map[netstate.Key]neighbor{},
 		objects:    map[uint32]*object{},
 		rules:      map[netstate.Key]rule{},
+		local:      map[hwmodel.Family]localOrder{},
 		addrs:      map[netstate.Key]struct{}{},
 		addressed:  map[uint32]int{},
 		dests:      map[hwmodel.RouteKey]*dest{},

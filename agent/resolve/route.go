@@ -215,23 +215,25 @@ func (x *destRow) action() hwmodel.RouteAction {
 }
 
 // wantRoute: what the device shall hold for a prefix. The device's main table
-// also carries the local table's prefixes: with the default rules the kernel
-// looks both up as one trie, and with other rules local comes first anyway, so a
-// local prefix in main can only trap what would have trapped before. Where the
-// two overlap the kernel's answer depends on history that no dump shows (03 item
-// 18a): those entries trap.
+// also carries the local table's prefixes, as long as the rules look up local
+// first: with the default rules the kernel looks both up as one trie, and with
+// other rules local comes first anyway, so a local prefix in main can only do
+// what was done before. Where the two overlap, and where a throw route goes on,
+// the kernel's answer depends on history that no dump shows (03 item 18a): those
+// entries trap. Once local is not first, the kernel has taken the two apart.
 func (r *Resolver) wantRoute(key hwmodel.RouteKey) (hwmodel.Route, bool) {
 	if _, out := r.capacity.out[key]; out {
 		return hwmodel.Route{}, false
 	}
 	d := r.dests[key]
-	if key.Table == tableMain {
+	if order := r.local[familyOf(key.Prefix)]; key.Table == tableMain && order != localApart {
 		local := r.dests[hwmodel.RouteKey{Table: tableLocal, Prefix: key.Prefix}]
 		switch {
+		case local != nil && (d != nil || order == localUnknown || local.rows[0].kind == rtnThrow),
+			d != nil && r.insideWideLocal(key.Prefix):
+			return hwmodel.Route{RouteKey: key, Reason: hwmodel.ReasonLocalMainOverlap}, true
 		case d == nil:
 			d = local
-		case local != nil || r.insideWideLocal(key.Prefix):
-			return hwmodel.Route{RouteKey: key, Reason: hwmodel.ReasonLocalMainOverlap}, true
 		}
 	}
 	if d == nil {

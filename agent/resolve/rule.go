@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"cmp"
 	"maps"
+	"math"
 	"net/netip"
 	"slices"
 	"strings"
@@ -48,7 +49,51 @@ func (r *Resolver) changeRule(c netstate.Change) error {
 	if r.customLookup4() != before {
 		r.touchInterfaces()
 	}
+	f := family(c.Key.Family)
+	if order := r.orderOfLocal(c.Key.Family); order != r.local[f] {
+		r.local[f] = order
+		for k := range r.dests {
+			if familyOf(k.Prefix) == f {
+				r.touchRoute(k)
+			}
+		}
+	}
 	return err
+}
+
+// localOrder is when the kernel looks up the table local.
+type localOrder uint8
+
+const (
+	localApart   localOrder = iota // where its rules say, apart from main
+	localFirst                     // before everything else
+	localUnknown                   // first, or not at all
+)
+
+// orderOfLocal reads the rules of a family.
+func (r *Resolver) orderOfLocal(af uint8) localOrder {
+	least, order, custom := uint32(math.MaxUint32), localApart, false
+	for _, u := range r.rules {
+		if u.Family != af {
+			continue
+		}
+		custom = custom || !u.isDefault()
+		if u.Priority > least {
+			continue
+		}
+		if u.Priority < least {
+			order = localApart // tied ones trap anyway
+		}
+		if least = u.Priority; u.Table == tableLocal && u.Action == netstate.RuleToTable && u.plain() {
+			order = localFirst
+		}
+	}
+	// IPv6 does not look at its rules until one is added; to remove that of local
+	// is nothing to it (net/ipv6/fib6_rules.c fib6_has_custom_rules).
+	if order == localApart && af == afInet6 && !custom {
+		return localUnknown
+	}
+	return order
 }
 
 func (r *Resolver) touchInterfaces() {

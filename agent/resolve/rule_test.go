@@ -40,3 +40,20 @@ func TestRuleOfALinkThatBecomesAPort(t *testing.T) {
 		t.Errorf("the rule is not in the device: %+v", list)
 	}
 }
+
+// TestMainIsAloneOnceLocalIsNotFirst: the kernel looks up main by itself when the
+// rule that looks up local is gone.
+func TestMainIsAloneOnceLocalIsNotFirst(t *testing.T) {
+	w := newWorld(t, "swp1")
+	w.link(1, "swp1", iffUp|iffLowerUp, nil)
+	local := w.rule(afInet, 0, tableLocal, nil)
+	w.route(routeSpec{dst: "10.0.0.0/8", table: tableLocal, legs: []legSpec{{dev: 1}}})
+	w.route(routeSpec{dst: "10.1.0.0/16", legs: []legSpec{{dev: 1}}})
+	if r := w.routes(); r["10.0.0.0/8"].Action != hwmodel.RouteForward || r["10.1.0.0/16"].Reason != hwmodel.ReasonLocalMainOverlap {
+		t.Errorf("main with local first: %+v", r)
+	}
+	w.gone(local)
+	if r := w.routes(); len(r) != 1 || r["10.1.0.0/16"].Action != hwmodel.RouteForward {
+		t.Errorf("main alone: %+v", r)
+	}
+}

@@ -35,7 +35,13 @@ func (g *generator) route(family int) string {
 		}
 		return g.often(percent, "mtu %s", pick(g, list...))
 	}
-	switch k := g.IntN(100); {
+	k := g.IntN(100)
+	if family == six && k < 36 && verb != "replace" {
+		// Dumps leave out an IPv6 route that is no leg between two that are (see
+		// docs/limits.md): only legs join others.
+		line = "ip -6 route add "
+	}
+	switch {
 	case k < 14:
 		line += pick(g, "blackhole", "unreachable", "prohibit", "throw") + " " + dest
 	case k < 15:
@@ -49,6 +55,8 @@ func (g *generator) route(family int) string {
 		for range 2 + g.IntN(3) {
 			line += " nexthop " + g.via(family) + g.often(50, "weight %d", pick(g, 1, 2, 3, 7, 100, 256))
 		}
+	case k < 61 && family == six:
+		line = "ip -6 route add " + dest + " dev " + swp(g.port())
 	default:
 		line += dest + " " + g.via(family) + mtu(12, "600", "1280", "1300", "lock 1300", "1400", "lock 1400", "1600")
 	}
@@ -60,7 +68,7 @@ func (g *generator) route(family int) string {
 func (g *generator) via(family int) string {
 	n := g.port()
 	switch k := g.IntN(100); {
-	case k < 8:
+	case k < 8 && family == four:
 		return "dev " + swp(n)
 	case k < 16:
 		return fmt.Sprintf("via %s dev %s onlink", far(family, n), swp(n))
