@@ -34,8 +34,9 @@ generate: ## write generated code anew (protoc, clang)
 generate-check: ## generated code is what its sources say
 	@sh internal/setup/generate-check.sh
 
-diff: build setup ## the differential lab: kernel, softpipe and refpipe must agree
-	$(GO) test -count=1 -v ./internal/difflab/...
+CONFIGS ?= 2000
+diff: build setup ## the differential lab: kernel, softpipe and refpipe must agree, on CONFIGS (2000) random configurations too
+	$(GO) test -count=1 -v -timeout 2h ./internal/difflab -configs $(CONFIGS)
 
 SOAK ?= 60s
 soak: build setup ## keep neighbours alive by traffic in the device alone for SOAK (default 60s)

@@ -8,6 +8,12 @@
 // what the device must do with it: forward it alone, trap it, or drop it. A kind
 // of traffic without a passing case here is not forwarded by the product.
 //
+// Besides the hand-written cases there are random ones: TestRandom makes seeded
+// configurations, changes and frames, and holds each frame's fate in both pipes
+// against the kernel's. It also counts what the pipes trap that the kernel just
+// forwards: docs/limits.md must allow the reason. A difference is shrunk to a
+// scenario, which joins keptScenarios once its cause is removed.
+//
 // Only what the kernel itself leaves open is masked (design, "Equal means"): the
 // IP identification of kernel-made ICMP errors and the flow label of kernel-made
 // ICMPv6.
