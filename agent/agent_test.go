@@ -437,3 +437,31 @@ func TestTrafficTellsUseAndCounts(t *testing.T) {
 		t.Errorf("after a restart of the device: %v %v, want 2 packets", c, err)
 	}
 }
+
+// TestNewShimLearnsCounts: what was counted for an earlier shim, and while there
+// was none, is told to the next.
+func TestNewShimLearnsCounts(t *testing.T) {
+	dev := newDevice()
+	b := start(t, agent.Config{Device: dev})
+	ctx, cancel := context.WithCancel(t.Context())
+	h := b.host(t, ctx, agenttest.Hello(), agenttest.Hold{})
+	b.barrier(t)
+	packet := func() {
+		v := &hwmodel.Vector{N: 1}
+		v.In[0], v.Frame[0] = 1, agenttest.Frame(netip.MustParseAddr("10.9.1.1"))
+		dev.pipe.Load().Run(v)
+	}
+	packet()
+	if _, err := h.Counter(routed, 1); err != nil {
+		t.Fatal(err)
+	}
+	cancel()
+	b.until(t, "session end", func(v agent.View) bool { return v.Status().Session == nil })
+	packet()
+	b.until(t, "count", func(v agent.View) bool { return v.Count(routed).Packets == 2 })
+	hello := agenttest.Hello()
+	hello.Connection = 2
+	if c, err := b.host(t, t.Context(), hello, agenttest.Hold{}).Counter(routed, 2); err != nil || c.GetPackets() != 2 {
+		t.Errorf("the new shim was told %v, %v", c, err)
+	}
+}

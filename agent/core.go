@@ -103,6 +103,7 @@ func (c *core) admit(s *session) (*transport.Welcome, error) {
 	c.lastSeq, c.programmed, c.batchSeq = 0, 0, 0
 	c.replica.Resync()
 	c.counts.resend()
+	c.resolver.Recount()
 	c.log.Info().Uint64("epoch", c.epoch).Str("peer", s.peer).Str("host", s.hello.GetHostId()).
 		Str("kernel", s.hello.GetKernelRelease()).Msg("session begins")
 	return &transport.Welcome{Version: protocolVersion, Epoch: c.epoch, CreditBytes: transport.DefaultCredit}, nil
@@ -124,7 +125,7 @@ func (c *core) dropSession(why error) {
 	c.session.end(why)
 	c.session, c.outgoing = nil, nil
 	c.sessionLost = c.now
-	c.out = outbox{}
+	c.out = outbox{counters: c.out.counters} // a row's last count is told once
 	for _, b := range c.barriers {
 		b.asked, b.marked = false, false
 	}

@@ -148,6 +148,19 @@ func (r *Resolver) Counters(rep hwmodel.CounterReport) []ObjectCount {
 	return out
 }
 
+// Recount makes the next Counters return every row that ever counted: a new
+// reader knows nothing, and what moved while there was none was told to nobody.
+func (r *Resolver) Recount() {
+	c := &r.counters
+	for _, seen := range []map[hwmodel.CounterID]hwmodel.Counter{c.base, c.last} {
+		for id := range seen {
+			if _, ok := c.owner[id]; ok {
+				c.moved[id] = struct{}{}
+			}
+		}
+	}
+}
+
 // Count returns the count of a row, zero if nothing went through it.
 func (r *Resolver) Count(k netstate.Key) ObjectCount {
 	id, ok := r.counters.byKey[k]
