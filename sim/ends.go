@@ -35,8 +35,8 @@ type end struct {
 	index   int32
 	flags   uint32 // IFF_*, as last seen
 	up      bool   // as the far end sees it: administratively up (an existing netdev: running)
-	gone    bool // the netdev was deleted
-	carrier bool // as last set
+	gone    bool   // the netdev was deleted
+	carrier bool   // as last set
 }
 
 // plug is a port as the device gets it.
