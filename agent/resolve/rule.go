@@ -46,6 +46,7 @@ func (r *Resolver) changeRule(c netstate.Change) error {
 		r.rules[c.Key] = n
 	}
 	r.touchRules()
+	r.tSettings.touch(struct{}{}) // see dissects6
 	if r.customLookup4() != before {
 		r.touchInterfaces()
 	}
@@ -59,6 +60,19 @@ func (r *Resolver) changeRule(c netstate.Change) error {
 		}
 	}
 	return err
+}
+
+// dissects6 reports whether an IPv6 rule makes the kernel dissect packets before
+// it looks up a route (fib_rule_requires_fldissect, include/net/fib_rules.h). The
+// multipath hash of policy 0 is then made of what was dissected: another flow
+// label, another protocol (net/ipv6/route.c ip6_multipath_l3_keys).
+func (r *Resolver) dissects6() bool {
+	for _, u := range r.rules {
+		if u.Family == afInet6 && (u.IPProto != 0 || u.Sport != (netstate.PortRange{}) || u.Dport != (netstate.PortRange{})) {
+			return true
+		}
+	}
+	return false
 }
 
 // localOrder is when the kernel looks up the table local.

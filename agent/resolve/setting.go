@@ -197,7 +197,7 @@ func (r *Resolver) wantSettings(struct{}) (hwmodel.Settings, bool) {
 	if !ok4 {
 		policy4 = unknownPolicy
 	}
-	if !ok6 {
+	if !ok6 || policy6 == 0 && r.dissects6() {
 		policy6 = unknownPolicy
 	}
 	seed, _ := s.number("net.ipv4.fib_multipath_hash_seed")

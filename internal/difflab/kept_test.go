@@ -53,5 +53,29 @@ func keptScenarios() []*scenario {
 				{in: 1, frame: unhex("02000000020102000000010186dd600152180020064020010db80001000000000000000000208000000100142010240890000000abeb2494003500000000000000005002000000000000a71ff0170000000001020304")},
 			}},
 		}},
+		{name: "a rule by protocol changes the IPv6 multipath hash", rounds: []round{
+			{lines: []string{
+				"sysctl net/ipv4/fib_multipath_hash_seed=1958158951",
+				"ip addr add 2001:db8:2::1/64 dev swp2 nodad",
+				"ip addr add 2001:db8:3::1/64 dev swp3 nodad",
+				"ip neigh replace 2001:db8:2::3 lladdr 02:00:00:00:12:03 dev swp2 nud permanent",
+				"ip neigh replace 2001:db8:3::4 lladdr 02:00:00:00:13:04 dev swp3 nud permanent",
+				"ip addr add 2001:db8:4::1/64 dev swp4 nodad",
+				"ip neigh replace 2001:db8:4::5 lladdr 02:00:00:00:14:05 dev swp4 nud permanent",
+				"ip nexthop add id 6 via 2001:db8:3::4 dev swp3",
+				"ip nexthop add id 7 via 2001:db8:4::5 dev swp4",
+				"ip nexthop add id 8 via 2001:db8:2::3 dev swp2",
+				"ip nexthop add id 26 group 7,2/6/8,9",
+				"ip -6 route add 8000::/1 nhid 26",
+				"ip -6 rule add pref 150 from 2001:db8:2::/64 to 2001:db8:23::/96 ipproto ipv6-icmp lookup main",
+			}, shots: []shot{
+				{in: 1, frame: unhex("02000000020102000000010186dd600927a500143a4020010db800010000000000000000001dfec00000000000000000000000000001810000001a7b0001a71ff0170000000001020304")},
+			}},
+			{lines: []string{
+				"ip -6 rule del pref 150",
+			}, shots: []shot{
+				{in: 1, frame: unhex("02000000020102000000010186dd600927a500143a4020010db800010000000000000000001dfec00000000000000000000000000001810000001a7b0001a71ff0170000000001020304")},
+			}},
+		}},
 	}
 }

@@ -36,6 +36,9 @@ func equalRows(a, b *netstate.Row) bool {
 func (s state) difference(o state) string {
 	var b strings.Builder
 	for _, c := range s.since(o) {
+		if c.Key.Kind == netstate.KindNeighbor {
+			continue
+		}
 		fmt.Fprintf(&b, "%v %+v there: %v; ", c.Key.Kind, c.Key, c.Row != nil)
 	}
 	for i, v := range s.settings.Settings {
@@ -112,10 +115,10 @@ func dumpOf(kind netstate.Kind) (typ uint16, size int) {
 	panic("no dump of " + kind.String())
 }
 
-// dump reads all rows of a kind.
-func (w *world) dump(kind netstate.Kind) (map[netstate.Key]*netstate.Row, error) {
+// dumpRows reads all rows of a kind.
+func dumpRows(c *netlink.Conn, kind netstate.Kind) (map[netstate.Key]*netstate.Row, error) {
 	typ, size := dumpOf(kind)
-	msgs, err := w.conn.Execute(netlink.Message{
+	msgs, err := c.Execute(netlink.Message{
 		Header: netlink.Header{Type: netlink.HeaderType(typ), Flags: netlink.Request | netlink.Dump},
 		Data:   make([]byte, size),
 	})
@@ -148,7 +151,7 @@ func (w *world) read(t testing.TB) state {
 	t.Helper()
 	s := state{rows: map[netstate.Key]*netstate.Row{}, links: map[string]linkState{}, settings: &netstate.Settings{}}
 	for _, kind := range netstate.Kinds {
-		rows, err := w.dump(kind)
+		rows, err := dumpRows(w.conn, kind)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -184,20 +187,29 @@ func (w *world) read(t testing.TB) state {
 	return s
 }
 
-// settled reports whether the kernel has done what it does some time later: look
-// at carriers, and put IPv6 addresses into the local table.
-func (s state) settled() bool {
-	running := map[uint32]bool{}
-	for k, r := range s.rows {
+// carriers reports which links run, and whether the kernel has looked at all of
+// their carriers: until then a link loses what is sent.
+func carriers(rows map[netstate.Key]*netstate.Row) (running map[uint32]bool, seen bool) {
+	running = map[uint32]bool{}
+	for k, r := range rows {
 		if k.Kind != netstate.KindLink {
 			continue
 		}
 		flags := binary.NativeEndian.Uint32(r.Group[0][netstate.HeaderBytes+8:])
-		up, lower := flags&unix.IFF_UP != 0, flags&unix.IFF_LOWER_UP != 0
-		if (flags&unix.IFF_RUNNING != 0) != (up && lower) {
-			return false
+		running[k.ID] = flags&unix.IFF_UP != 0 && flags&unix.IFF_LOWER_UP != 0
+		if (flags&unix.IFF_RUNNING != 0) != running[k.ID] {
+			return nil, false
 		}
-		running[k.ID] = up && lower
+	}
+	return running, true
+}
+
+// settled reports whether the kernel has done what it does some time later: look
+// at carriers, and put IPv6 addresses into the local table.
+func (s state) settled() bool {
+	running, seen := carriers(s.rows)
+	if !seen {
+		return false
 	}
 	for k := range s.rows {
 		if k.Kind == netstate.KindAddr && k.Family == unix.AF_INET6 && running[k.ID] {
@@ -216,18 +228,24 @@ func (w *world) settle(t testing.TB) state {
 	deadline := time.Now().Add(patience)
 	for {
 		// What changes before the dump is in it; what changes later is announced.
-		if err := forget(w.events); err != nil {
+		for _, fd := range w.events {
+			if err := forget(fd); err != nil {
+				t.Fatal(err)
+			}
+		}
+		wires, err := dumpRows(w.far, netstate.KindLink)
+		if err != nil {
 			t.Fatal(err)
 		}
 		s := w.read(t)
-		if s.settled() {
+		if _, seen := carriers(wires); seen && s.settled() {
 			return s
 		}
 		left := time.Until(deadline)
 		if left <= 0 {
 			t.Fatalf("the router does not settle: %+v", s.links)
 		}
-		_, err := unix.Poll([]unix.PollFd{{Fd: int32(w.events), Events: unix.POLLIN}}, int(left.Milliseconds())+1)
+		_, err = unix.Poll([]unix.PollFd{{Fd: int32(w.events[0]), Events: unix.POLLIN}, {Fd: int32(w.events[1]), Events: unix.POLLIN}}, int(left.Milliseconds())+1)
 		if err != nil && !errors.Is(err, unix.EINTR) {
 			t.Fatal(err)
 		}

@@ -356,7 +356,7 @@ func (g *generator) mutate(f *flow, b []byte) []byte {
 		}
 	}
 	// The kernel cuts a packet to the length it claims: not within the tag.
-	if claim := binary.BigEndian.Uint16(ip[at:]); claim > 0 && claim < was-4 {
+	if claim := binary.BigEndian.Uint16(ip[at:]); claim < was-4 && (claim > 0 || ip[6] == 59) {
 		binary.BigEndian.PutUint16(ip[at:], was)
 	}
 	if f.family == four && resummed && int(ip[0]&15)*4 <= len(ip) && ip[0]&15 >= 5 {

@@ -220,13 +220,13 @@ func judge(lanes []*lane, s shot, k int, exits []exit, grouped bool) (found []di
 }
 
 // plain reports whether the kernel forwarded the frame as a device would: no
-// more than a rewrite.
+// more than a rewrite, and to a neighbour (not a link's broadcast).
 func plain(s shot, e exit) bool {
 	in, out := s.frame[12:], e.frame[12:]
 	if len(in) >= 6 && in[0] == 0x81 && in[1] == 0 {
 		in = in[4:]
 	}
-	if len(out) > len(in) || len(out) < 22 || !bytes.Equal(in[:2], out[:2]) {
+	if e.frame[0]&1 != 0 || len(out) > len(in) || len(out) < 22 || !bytes.Equal(in[:2], out[:2]) {
 		return false
 	}
 	masked := func(b []byte) []byte {

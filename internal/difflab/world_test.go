@@ -25,7 +25,8 @@ type world struct {
 	*system
 	out    *netnstest.NS
 	conn   *netlink.Conn // for dumps
-	events int           // a socket that hears of links and IPv6 routes
+	far    *netlink.Conn // the same, at the other end of the cables
+	events [2]int        // sockets at both ends that hear of links and IPv6 routes
 	reader *sysctl.Reader
 	clean  state  // right after it was made
 	run    uint16 // counts volleys; part of the tags
@@ -51,20 +52,29 @@ func newWorld(t testing.TB) *world {
 		w.dut.IP(t, fmt.Sprintf("link property add dev %s altname antiphon-%s", swp(n), swp(n)))
 		w.open(t, w.out, wire, swp(n))
 	}
+	for i, end := range []struct {
+		ns   *netnstest.NS
+		conn **netlink.Conn
+	}{{w.dut, &w.conn}, {w.out, &w.far}} {
+		err := end.ns.Do(func() (err error) {
+			if *end.conn, err = netlink.Dial(unix.NETLINK_ROUTE, nil); err != nil {
+				return err
+			}
+			w.events[i], err = listen()
+			return err
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { (*end.conn).Close(); unix.Close(w.events[i]) })
+	}
 	err := w.dut.Do(func() (err error) {
-		if w.reader, err = sysctl.NewReader(); err != nil {
-			return err
-		}
-		if w.conn, err = netlink.Dial(unix.NETLINK_ROUTE, nil); err != nil {
-			return err
-		}
-		w.events, err = listen()
+		w.reader, err = sysctl.NewReader()
 		return err
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { w.conn.Close(); unix.Close(w.events) })
 	w.clean = w.settle(t)
 	return w
 }
@@ -205,7 +215,7 @@ func (w *world) reset(t testing.TB) (ok bool) {
 // router, as far as they stand without links.
 func (w *world) revert(t testing.TB, kind netstate.Kind, add, del uint16) {
 	t.Helper()
-	rows, err := w.dump(kind)
+	rows, err := dumpRows(w.conn, kind)
 	if err != nil {
 		t.Fatal(err)
 	}
