@@ -123,7 +123,7 @@ func (c *change) newRoute() uint32 {
 func (t *tables) table(id hwmodel.TableID) *table {
 	tab := t.lpm[id]
 	if tab == nil {
-		tab = &table{v4: newLPM4()}
+		tab = &table{v4: newLPM4(), v6: newLPM6()}
 		t.lpm[id] = tab
 	}
 	return tab

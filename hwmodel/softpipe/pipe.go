@@ -85,7 +85,7 @@ func New(o Options) *Pipe {
 		}
 	}
 	// A slot of a route is a field of a lookup entry.
-	p.caps.Sizes[hwmodel.TableRoute] = min(p.caps.Sizes[hwmodel.TableRoute], maxRoutes)
+	p.caps.Sizes[hwmodel.TableRoute] = min(p.caps.Sizes[hwmodel.TableRoute], maxRoutes6)
 	p.t = newTables(p.caps.Ports)
 	return p
 }

@@ -100,7 +100,7 @@ func (r *reader) all() {
 				return
 			}
 		}
-		for p, s := range tab.v6.All6() {
+		for p, s := range tab.v6.routes.All6() {
 			if r.route(id, p, s) {
 				return
 			}

@@ -77,10 +77,7 @@ func (w *worker) lookup(f int, r *rule, rule uint16) {
 	if f == 0 {
 		r.table.v4.lookupAll(matched, w.v.N, &w.dst4, &w.entry, &w.deeper)
 	} else {
-		for _, i := range matched {
-			slot, _ := r.table.v6.Lookup(netip6(w.dst6[i]))
-			w.entry[i] = leaf(0, slot)
-		}
+		r.table.v6.lookupAll(matched, w.v.N, &w.dst6, &w.entry, &w.deeper6)
 	}
 	rows, live := w.t.route, &w.live[f]
 	ask(rows, &w.entry, w.v.N, slotShift)

@@ -6,8 +6,6 @@ import (
 	"net/netip"
 
 	"antiphon/hwmodel"
-
-	"github.com/gaissmai/bart"
 )
 
 // tables is everything a packet looks at. Rows are indexed by slot; row 0 is
@@ -228,11 +226,11 @@ func (r *route) tooLong(ipLen uint32) bool { return ipLen-1 > r.bound }
 // table is one routing table. It lives while it holds routes or a rule names it.
 type table struct {
 	v4    *lpm4
-	v6    bart.Table[uint32] // route slots
-	rules int                // rules that name it
+	v6    *lpm6
+	rules int // rules that name it
 }
 
-func (t *table) len() int { return t.v4.len() + t.v6.Size6() }
+func (t *table) len() int { return t.v4.len() + t.v6.len() }
 
 // find returns the slot of exactly this prefix, 0 if it is not there; then insert
 // takes at.
@@ -240,15 +238,14 @@ func (t *table) find(p netip.Prefix) (slot, at uint32) {
 	if p.Addr().Is4() {
 		return t.v4.find(addr4(p.Addr()), uint8(p.Bits()))
 	}
-	slot, _ = t.v6.Get(p)
-	return slot, 0
+	return t.v6.find(p), 0
 }
 
 func (t *table) insert(at uint32, p netip.Prefix, slot uint32) {
 	if p.Addr().Is4() {
 		t.v4.insert(at, addr4(p.Addr()), uint8(p.Bits()), slot)
 	} else {
-		t.v6.Insert(p, slot)
+		t.v6.insert(p, slot)
 	}
 }
 
@@ -256,7 +253,7 @@ func (t *table) remove(p netip.Prefix) {
 	if p.Addr().Is4() {
 		t.v4.remove(addr4(p.Addr()), uint8(p.Bits()))
 	} else {
-		t.v6.Delete(p)
+		t.v6.remove(p)
 	}
 }
 

@@ -103,6 +103,7 @@ type worker struct {
 	pending, matched list
 	entry            [hwmodel.VectorSize]uint32 // see lpm4
 	deeper           deeper
+	deeper6          deeper6
 	found            [hwmodel.VectorSize]route
 
 	// Of the stages behind it: the next hop, and the counters of what the packet

@@ -106,11 +106,12 @@ func makeFrame(f []byte, r *rand.Rand, dst uint32) {
 // mac is the address of the router and of everybody around it.
 func mac() hwmodel.MAC { return hwmodel.MAC{2, 0, 0, 0, 0, 1} }
 
-func (f *Forward) batch() *hwmodel.Batch {
+// around is all that is no route.
+func around(family hwmodel.Family) hwmodel.Entries {
 	e := hwmodel.Entries{
 		Settings:   &hwmodel.Settings{},
 		Interfaces: []hwmodel.Interface{{ID: 1, Port: 1, MAC: mac(), MTU: 1500}, {ID: 2, Port: 2, MAC: mac(), MTU: 1500}},
-		Rules:      []hwmodel.Rules{{Family: hwmodel.IPv4, List: []hwmodel.Rule{{Action: hwmodel.RuleLookup, Table: 254, SuppressPrefixLen: -1}}}},
+		Rules:      []hwmodel.Rules{{Family: family, List: []hwmodel.Rule{{Action: hwmodel.RuleLookup, Table: 254, SuppressPrefixLen: -1}}}},
 	}
 	for n := range hops {
 		gw := netip.AddrFrom4([4]byte{10, 0, 0, byte(n + 1)})
@@ -118,6 +119,11 @@ func (f *Forward) batch() *hwmodel.Batch {
 		e.NextHops = append(e.NextHops, hwmodel.NextHop{ID: hwmodel.NextHopID(n + 1), Interface: 2, Gateway: gw})
 		e.Groups = append(e.Groups, hwmodel.Group{ID: hwmodel.GroupID(n + 1), Legs: []hwmodel.Leg{{NextHop: hwmodel.NextHopID(n + 1), Weight: 1}}})
 	}
+	return e
+}
+
+func (f *Forward) batch() *hwmodel.Batch {
+	e := around(hwmodel.IPv4)
 	for i, r := range f.routes {
 		var b [4]byte
 		binary.BigEndian.PutUint32(b[:], r.addr)

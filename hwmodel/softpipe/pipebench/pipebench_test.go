@@ -15,6 +15,13 @@ func TestSameWork(t *testing.T) {
 	if _, _, err := f.Run(3); err != nil {
 		t.Error(err)
 	}
+	six, err := NewForward6(20000, 1000)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := six.Run(3); err != nil {
+		t.Error(err)
+	}
 	ref, err := f.Reference()
 	if errors.Is(err, ErrNoCompiler) {
 		t.Skip(err)
@@ -75,6 +82,11 @@ func BenchmarkForward(b *testing.B) {
 			b.Fatal(err)
 		}
 		b.Run(name+"/softpipe", func(b *testing.B) { bench(b, packets, f.Run) })
+		six, err := NewForward6(FullTable, packets)
+		if err != nil {
+			b.Fatal(err)
+		}
+		b.Run(name+"/softpipe, IPv6", func(b *testing.B) { bench(b, packets, six.Run) })
 		ref, err := f.Reference()
 		if errors.Is(err, ErrNoCompiler) {
 			b.Log(err)
