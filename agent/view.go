@@ -86,6 +86,15 @@ func (v View) LinkNames() map[uint32]string {
 	return names
 }
 
+// Origin is the mirrored row that an entry of the device comes from, nil if there
+// is none.
+func (v View) Origin(e resolve.Entry) *netstate.Row {
+	if k, ok := v.c.resolver.Origin(e); ok {
+		return v.Row(k)
+	}
+	return nil
+}
+
 // Representor is the interface that stands for a device port.
 func (v View) Representor(port hwmodel.PortID) (index uint32, ok bool) { return v.c.linkOfPort(port) }
 

@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"antiphon/agent"
+	"antiphon/agent/resolve"
 	"antiphon/hwmodel"
 	"antiphon/netstate"
 	"antiphon/netstate/ipjson"
@@ -89,7 +90,7 @@ func (v *Verbs) trace(ctx context.Context, args transport.TraceArgs) (any, error
 	for _, s := range r.Steps {
 		a.Steps = append(a.Steps, TraceStep{Stage: s.Stage, Table: s.Table, Entry: s.Entry, Detail: s.Detail})
 	}
-	if err := v.origins(ctx, a.Steps); err != nil {
+	if err := v.origins(ctx, familyOfFrame(frame), a.Steps); err != nil {
 		return nil, err
 	}
 	if r.Verdict == hwmodel.Forward {
@@ -106,14 +107,29 @@ func (v *Verbs) trace(ctx context.Context, args transport.TraceArgs) (any, error
 	return a, nil
 }
 
+// familyOfFrame is IPv4 unless the frame says IPv6.
+func familyOfFrame(frame []byte) hwmodel.Family {
+	if frame[12] == 0x86 && frame[13] == 0xdd {
+		return hwmodel.IPv6
+	}
+	return hwmodel.IPv4
+}
+
 // origins finds the kernel rows that the looked up entries come from.
-func (v *Verbs) origins(ctx context.Context, steps []TraceStep) error {
+func (v *Verbs) origins(ctx context.Context, family hwmodel.Family, steps []TraceStep) error {
 	found := make([]*netstate.Row, len(steps))
 	var n *names
 	if err := v.agent.View(ctx, func(w agent.View) {
 		n = snapshotNames(w)
+		var group hwmodel.GroupID
 		for i, s := range steps {
-			found[i] = origin(w, s)
+			e, ok := parseEntry(s, family)
+			if e.Table == hwmodel.TableGroup {
+				group = e.Group
+			}
+			if e.Group = group; ok {
+				found[i] = w.Origin(e)
+			}
 		}
 	}); err != nil {
 		return err
@@ -131,45 +147,37 @@ func (v *Verbs) origins(ctx context.Context, steps []TraceStep) error {
 	return nil
 }
 
-// origin finds the row of one entry, nil if it has none: groups and next hops
-// are made of several. Entries are text, so it looks for what names the row: a
-// prefix and a table, or an address and an interface.
-func origin(w agent.View, s TraceStep) *netstate.Row {
+// parseEntry reads what a device says of the entry that a stage looked up. That is
+// text for people, so it looks for what names the entry: a number, and a prefix or
+// an address.
+func parseEntry(s TraceStep, family hwmodel.Family) (resolve.Entry, bool) {
 	var prefix netip.Prefix
 	var addr netip.Addr
 	var number uint32
+	numbered := false
 	for _, word := range strings.Fields(s.Entry) {
 		if p, err := netip.ParsePrefix(word); err == nil {
 			prefix = p
 		} else if a, err := netip.ParseAddr(word); err == nil {
 			addr = a
-		} else if x, err := strconv.ParseUint(word, 10, 32); err == nil {
-			number = uint32(x)
+		} else if x, err := strconv.ParseUint(word, 10, 32); err == nil && !numbered {
+			number, numbered = uint32(x), true
 		}
 	}
-	kind, match := netstate.KindRoute, func(k netstate.Key) bool { return k.ID == number && keyPrefix(k) == prefix }
-	switch {
-	case s.Table == "route" && prefix.IsValid():
-	case s.Table == "neighbor" && addr.IsValid():
-		kind, match = netstate.KindNeighbor, func(k netstate.Key) bool { return k.ID == number && keyAddr(k) == addr }
-	default:
-		return nil
+	e := resolve.Entry{Family: family}
+	switch s.Table {
+	case hwmodel.TableRules.String():
+		e.Table, e.Priority = hwmodel.TableRules, number
+	case hwmodel.TableRoute.String():
+		e.Table, e.Route = hwmodel.TableRoute, hwmodel.RouteKey{Table: hwmodel.TableID(number), Prefix: prefix}
+		numbered = numbered && prefix.IsValid()
+	case hwmodel.TableGroup.String():
+		e.Table, e.Group = hwmodel.TableGroup, hwmodel.GroupID(number)
+	case hwmodel.TableNextHop.String():
+		e.Table, e.NextHop = hwmodel.TableNextHop, hwmodel.NextHopID(number)
+	case hwmodel.TableNeighbor.String():
+		e.Table, e.Neighbor = hwmodel.TableNeighbor, hwmodel.NeighborKey{Interface: hwmodel.InterfaceID(number), Addr: addr}
+		numbered = numbered && addr.IsValid()
 	}
-	// The lowest metric is the one in use; the device's main table carries the
-	// local table's prefixes too.
-	var best, local *netstate.Row
-	for row := range w.Rows(kind) {
-		switch {
-		case match(row.Key):
-			if best == nil || row.Key.Prio < best.Key.Prio {
-				best = row
-			}
-		case kind == netstate.KindRoute && number == tableMain && row.Key.ID == tableLocal && keyPrefix(row.Key) == prefix:
-			local = row
-		}
-	}
-	if best == nil {
-		return local
-	}
-	return best
+	return e, numbered && e.Table != 0
 }

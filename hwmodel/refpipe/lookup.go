@@ -1,7 +1,6 @@
 package refpipe
 
 import (
-	"fmt"
 	"net/netip"
 
 	"antiphon/hwmodel"
@@ -23,6 +22,7 @@ type result struct {
 	kind   resultKind
 	reason hwmodel.Reason
 	route  hwmodel.Route
+	rule   *hwmodel.Rule // that decided, nil at the end of the list
 }
 
 func (r result) verdict() hwmodel.Verdict {
@@ -43,14 +43,6 @@ func (r result) error() hwmodel.Reason {
 	return r.route.Reason
 }
 
-// String is the detail of a trace step.
-func (r result) String() string {
-	if r.kind == resultRoute {
-		return fmt.Sprintf("route %v in table %d", r.route.Prefix, r.route.Table)
-	}
-	return fmt.Sprintf("%v %v", r.verdict(), r.reason)
-}
-
 // lookup is the stage "rules": it looks up dst for a packet from src that came in
 // by an interface.
 func (w *walk) lookup(src, dst netip.Addr, in hwmodel.InterfaceID) result {
@@ -65,15 +57,15 @@ func (w *walk) lookup(src, dst netip.Addr, in hwmodel.InterfaceID) result {
 		switch rule.Action {
 		case hwmodel.RuleNext:
 		case hwmodel.RuleDrop:
-			return result{kind: resultRuleDrop, reason: rule.Reason}
+			return result{kind: resultRuleDrop, reason: rule.Reason, rule: &rule}
 		case hwmodel.RuleLookup:
 			route, ok := w.tables.longest(rule.Table, dst)
 			suppressed := route.Action == hwmodel.RouteForward && route.Prefix.Bits() <= rule.SuppressPrefixLen
 			if ok && route.Action != hwmodel.RouteThrow && !suppressed {
-				return result{kind: resultRoute, route: route}
+				return result{kind: resultRoute, route: route, rule: &rule}
 			}
 		default:
-			return result{kind: resultRuleTrap, reason: rule.Reason}
+			return result{kind: resultRuleTrap, reason: rule.Reason, rule: &rule}
 		}
 	}
 	return result{kind: resultNone, reason: hwmodel.ReasonNoRoute}
@@ -105,7 +97,6 @@ func (w *walk) sourcePasses(out hwmodel.InterfaceID) bool {
 	default:
 		passes = true
 	}
-	w.note("rpf", hwmodel.TableRules, w.pkt.family, fmt.Sprintf("%v: passes %v", found, passes))
 	return passes
 }
 

@@ -2,6 +2,7 @@ package refpipe
 
 import (
 	"fmt"
+	"net"
 	"net/netip"
 
 	"antiphon/hwmodel"
@@ -16,8 +17,6 @@ type outcome struct {
 	counters []hwmodel.CounterID
 }
 
-func trap(r hwmodel.Reason) outcome { return outcome{reason: r} }
-
 // walk is one packet on its way through the stages of hwmodel.Device.
 type walk struct {
 	tables *tables
@@ -27,44 +26,66 @@ type walk struct {
 	in     hwmodel.Interface
 }
 
-// note records a stage, with the entry it looked up if there is one.
-func (w *walk) note(stage string, table hwmodel.Table, entry any, detail any) {
+// note records a stage that lets the packet pass, with the entry it looked up if
+// there is one, and what that says.
+func (w *walk) note(stage string, table hwmodel.Table, entry, detail string) {
 	if w.steps == nil {
 		return
 	}
-	s := hwmodel.TraceStep{Stage: stage, Detail: fmt.Sprint(detail)}
+	s := hwmodel.TraceStep{Stage: stage, Entry: entry, Detail: detail}
 	if table != 0 {
-		s.Table, s.Entry = table.String(), fmt.Sprint(entry)
+		s.Table = table.String()
 	}
 	*w.steps = append(*w.steps, s)
+}
+
+// object turns the stage noted last into the one that objects.
+func (w *walk) object(verdict hwmodel.Verdict, r hwmodel.Reason) {
+	if w.steps == nil {
+		return
+	}
+	last := &(*w.steps)[len(*w.steps)-1]
+	last.Detail = fmt.Sprintf("%v: %v", verdict, r)
+}
+
+// trap ends the packet's way at the stage noted last.
+func (w *walk) trap(r hwmodel.Reason) outcome {
+	w.object(hwmodel.Trap, r)
+	return outcome{reason: r}
 }
 
 // run is the pipeline: first objection wins.
 func (w *walk) run(port hwmodel.PortID, frame []byte) outcome {
 	if r := w.checks(port, frame); r != hwmodel.ReasonNone {
-		return trap(r)
+		return w.trap(r)
 	}
 	found := w.lookup(w.pkt.src, w.pkt.dst, w.in.ID)
-	w.note("rules", hwmodel.TableRules, w.pkt.family, found)
+	if found.rule == nil {
+		w.note("rules", 0, "", "")
+	} else {
+		w.note("rules", hwmodel.TableRules, fmt.Sprintf("priority %d", found.rule.Priority), fmt.Sprintf("lookup table %d", found.rule.Table))
+	}
 	if found.kind != resultRoute {
+		w.object(found.verdict(), found.reason)
 		return outcome{verdict: found.verdict(), reason: found.reason}
 	}
 	route := found.route
-	w.note("route", hwmodel.TableRoute, routeText(route.RouteKey), routeDetail(route))
+	w.note("route", hwmodel.TableRoute, fmt.Sprintf("table %d %v", route.Table, route.Prefix), fmt.Sprintf("group %d", route.Group))
 	switch route.Action {
 	case hwmodel.RouteDrop:
+		w.object(hwmodel.Drop, route.Reason)
 		return outcome{verdict: hwmodel.Drop, reason: route.Reason, counters: []hwmodel.CounterID{route.Counter}}
 	case hwmodel.RouteForward:
 		return w.forward(route)
 	}
-	return trap(route.Reason)
+	return w.trap(route.Reason)
 }
 
 // checks are the stages from "parse" to "ttl".
 func (w *walk) checks(port hwmodel.PortID, frame []byte) hwmodel.Reason {
 	p, t := &w.pkt, w.tables
 	stage := func(name string, r hwmodel.Reason) hwmodel.Reason {
-		w.note(name, 0, nil, r)
+		w.note(name, 0, "", "pass")
 		return r
 	}
 	if r := stage("parse", p.parseEthernet(frame)); r != hwmodel.ReasonNone {
@@ -72,7 +93,7 @@ func (w *walk) checks(port hwmodel.PortID, frame []byte) hwmodel.Reason {
 	}
 	var ok bool
 	w.in, ok = t.interfaceAt(port)
-	w.note("interface", hwmodel.TableInterface, w.in.ID, ok)
+	w.note("interface", hwmodel.TableInterface, fmt.Sprintf("port %d", port), fmt.Sprintf("interface %d", w.in.ID))
 	switch {
 	case !ok:
 		return hwmodel.ReasonNoInterface
@@ -161,18 +182,22 @@ func (w *walk) forward(route hwmodel.Route) outcome {
 
 	group := t.groups[route.Group] // absent: no legs
 	leg, r := w.leg(group)
-	w.note("group", hwmodel.TableGroup, route.Group, fmt.Sprintf("leg %d, %v", leg.NextHop, r))
+	w.note("group", hwmodel.TableGroup, fmt.Sprint(route.Group), fmt.Sprintf("next hop %d, one of %d live", leg.NextHop, live(group)))
 	if r != hwmodel.ReasonNone {
-		return trap(r)
+		return w.trap(r)
 	}
 
 	hop, ok := t.nexthops[leg.NextHop]
-	w.note("nexthop", hwmodel.TableNextHop, leg.NextHop, fmt.Sprintf("interface %d, gateway %v, trap %v", hop.Interface, hop.Gateway, hop.Trap))
+	via := ""
+	if hop.Gateway.IsValid() {
+		via = " via " + hop.Gateway.String()
+	}
+	w.note("nexthop", hwmodel.TableNextHop, fmt.Sprint(leg.NextHop), fmt.Sprintf("interface %d%s", hop.Interface, via))
 	switch {
 	case !ok:
-		return trap(hwmodel.ReasonNextHopDead)
+		return w.trap(hwmodel.ReasonNextHopDead)
 	case hop.Trap != hwmodel.ReasonNone:
-		return trap(hop.Trap)
+		return w.trap(hop.Trap)
 	}
 
 	out, ok := t.interfaces[hop.Interface]
@@ -180,27 +205,32 @@ func (w *walk) forward(route hwmodel.Route) outcome {
 	if p.family == hwmodel.IPv4 {
 		r = out.Out4
 	}
-	w.note("egress", hwmodel.TableInterface, hop.Interface, r)
+	w.note("egress", hwmodel.TableInterface, fmt.Sprint(hop.Interface), fmt.Sprintf("port %d", out.Port))
 	switch {
 	case !ok:
-		return trap(hwmodel.ReasonNoInterface)
+		return w.trap(hwmodel.ReasonNoInterface)
 	case r != hwmodel.ReasonNone:
-		return trap(r)
+		return w.trap(r)
 	}
 
 	length := uint32(len(p.ip))
-	w.note("mtu", 0, nil, fmt.Sprintf("%d of %d, route %d", length, out.MTU, route.MTU))
-	if length > out.MTU || route.MTU != 0 && length > route.MTU {
-		return trap(hwmodel.ReasonTooBig)
+	most := out.MTU
+	if route.MTU != 0 {
+		most = min(most, route.MTU)
+	}
+	w.note("mtu", 0, "", fmt.Sprintf("%d of %d bytes", length, most))
+	if length > most {
+		return w.trap(hwmodel.ReasonTooBig)
 	}
 
+	w.note("redirect", 0, "", "pass")
 	if out.ID == w.in.ID && (p.family == hwmodel.IPv6 || out.RedirectTrap) {
-		w.note("redirect", 0, nil, hwmodel.ReasonRedirectDue)
-		return trap(hwmodel.ReasonRedirectDue)
+		return w.trap(hwmodel.ReasonRedirectDue)
 	}
 
+	w.note("rpf", 0, "", "pass")
 	if p.family == hwmodel.IPv4 && !w.sourcePasses(out.ID) {
-		return trap(hwmodel.ReasonReversePath)
+		return w.trap(hwmodel.ReasonReversePath)
 	}
 
 	key := hwmodel.NeighborKey{Interface: out.ID, Addr: hop.Gateway}
@@ -208,15 +238,15 @@ func (w *walk) forward(route hwmodel.Route) outcome {
 		key.Addr = p.dst
 	}
 	neighbor, ok := t.neighbors[key]
-	w.note("neighbour", hwmodel.TableNeighbor, fmt.Sprintf("%d %v", key.Interface, key.Addr), ok)
+	w.note("neighbor", hwmodel.TableNeighbor, fmt.Sprintf("%v on interface %d", key.Addr, key.Interface), net.HardwareAddr(neighbor.MAC[:]).String())
 	if !ok {
-		return trap(hwmodel.ReasonNeighborUnresolved)
+		return w.trap(hwmodel.ReasonNeighborUnresolved)
 	}
 
 	frame, err := p.rewritten(out.MAC, neighbor.MAC)
-	w.note("rewrite", 0, nil, fmt.Sprintf("to port %d", out.Port))
+	w.note("rewrite", 0, "", fmt.Sprintf("out of port %d", out.Port))
 	if err != nil {
-		return trap(hwmodel.ReasonMalformed)
+		return w.trap(hwmodel.ReasonMalformed)
 	}
 	return outcome{
 		verdict: hwmodel.Forward, out: out.Port, frame: frame,
@@ -260,14 +290,12 @@ func (w *walk) leg(g hwmodel.Group) (hwmodel.Leg, hwmodel.Reason) {
 	return leg, hwmodel.ReasonNone
 }
 
-func routeText(k hwmodel.RouteKey) string { return fmt.Sprintf("%d %v", k.Table, k.Prefix) }
-
-func routeDetail(r hwmodel.Route) string {
-	switch r.Action {
-	case hwmodel.RouteForward:
-		return fmt.Sprintf("group %d", r.Group)
-	case hwmodel.RouteDrop:
-		return "drop " + r.Reason.String()
+// live counts the legs of a group that are not dead.
+func live(g hwmodel.Group) (n int) {
+	for _, l := range g.Legs {
+		if !l.Dead {
+			n++
+		}
 	}
-	return "trap " + r.Reason.String()
+	return n
 }
