@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"sync/atomic"
 	"syscall"
 	"time"
 	"unsafe"
@@ -33,6 +34,7 @@ type File struct {
 	conn   syscall.RawConn
 	fd     int
 	packet bool // packet socket, else TAP
+	lost   atomic.Uint64
 
 	slots []byte
 	spill []byte

@@ -14,6 +14,11 @@ import (
 // says where an unfinished checksum is and how a merged packet is to be cut.
 const virtioHeader = 10
 
+// packetBuffer is what the queue of a packet socket may hold in bytes: some ten
+// thousand frames, as many milliseconds as a reader may well be held up. What
+// net.core.rmem_default allows is a hundred frames.
+const packetBuffer = 32 << 20
+
 // OpenPacket opens a packet socket on an existing netdev of the calling
 // thread's network namespace, to be the wire side of a port, and returns the
 // descriptor. The netdev is promiscuous as long as the socket lives. What the
@@ -49,6 +54,12 @@ func setPacket(fd, ifindex int) error {
 			return fmt.Errorf("set %s: %w", o.name, err)
 		}
 	}
+	if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, packetBuffer); err != nil {
+		// Without the privilege the kernel gives what net.core.rmem_max allows.
+		if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF, packetBuffer); err != nil {
+			return fmt.Errorf("set SO_RCVBUF: %w", err)
+		}
+	}
 	all := uint16(unix.ETH_P_ALL)
 	address := unix.SockaddrLinklayer{Protocol: all<<8 | all>>8, Ifindex: ifindex}
 	if err := unix.Bind(fd, &address); err != nil {
@@ -59,6 +70,21 @@ func setPacket(fd, ifindex int) error {
 		return fmt.Errorf("promiscuous: %w", err)
 	}
 	return nil
+}
+
+// Lost returns how many packets a packet socket has lost, because nobody took them from its queue in time. A packet
+// may be several frames that the kernel had merged. Of a TAP it returns 0: the
+// kernel counts those at the netdev.
+func (f *File) Lost() uint64 {
+	if !f.packet {
+		return 0
+	}
+	// Reading them sets them back.
+	stats, err := unix.GetsockoptTpacketStats(f.fd, unix.SOL_PACKET, unix.PACKET_STATISTICS)
+	if err != nil {
+		return f.lost.Load()
+	}
+	return f.lost.Add(uint64(stats.Drops))
 }
 
 // nextPacket reads one frame of a packet socket and makes of it what was on the

@@ -282,3 +282,69 @@ func transfer(t *testing.T, network string) {
 		t.Errorf("%d frames received", c[0].RX.Packets)
 	}
 }
+
+// flood sends frames into e1. It ends when every one of them has arrived at p1,
+// in whichever of its sockets were opened later than the witness.
+func flood(t *testing.T, witness *host, frames int) {
+	t.Helper()
+	e1 := newHost(t, "e1")
+	for i := range frames {
+		e1.send(testFrame(doDrop, i, 60))
+		if i%64 == 63 || i == frames-1 { // fewer than the witness's queue takes
+			for j := i &^ 63; j <= i; j++ {
+				witness.expect(testFrame(doDrop, j, 60))
+			}
+		}
+	}
+}
+
+// A reader that is held up loses nothing of a burst.
+func TestPacketSocketTakesBursts(t *testing.T) {
+	inNetns(t)
+	f := newVeth(t, 1)
+	const frames = 8192
+	flood(t, newHost(t, "p1"), frames)
+	for i, frame := range receiveAll(t, f, frames) {
+		if !bytes.Equal(frame, testFrame(doDrop, i, 60)) {
+			t.Fatalf("frame %d is % x", i, frame)
+		}
+	}
+	if lost := f.Lost(); lost != 0 {
+		t.Errorf("%d lost", lost)
+	}
+}
+
+// What a queue loses all the same is said.
+func TestLossIsSaid(t *testing.T) {
+	inNetns(t)
+	newVeth(t, 1)
+	witness := newHost(t, "p1")
+	fd, err := port.OpenPacket("p1")
+	check(t, err)
+	check(t, unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF, 1)) // the kernel makes it a few frames
+	f, err := port.NewFile(fd, "p1")
+	check(t, err)
+	defer f.Close()
+	const frames = 1000
+	flood(t, witness, frames)
+
+	_, h := port.Pair()
+	board, err := port.NewBoard(twoPorts[:1])
+	check(t, err)
+	var log bytes.Buffer
+	s, err := port.NewSwitch(tinyPipe{}, []port.Port{{ID: 1, Name: "swp1", Wire: f, Host: h}}, board, port.DefaultPolicing(), zerolog.New(&log))
+	check(t, err)
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- s.Run(ctx) }()
+	waitFor(t, func() bool { return board.Counters()[0].RX.Packets > 0 })
+	cancel()
+	check(t, <-done)
+	rx, lost := board.Counters()[0].RX.Packets, f.Lost()
+	if lost == 0 || rx+lost != frames {
+		t.Errorf("%d received and %d lost, of %d", rx, lost, frames)
+	}
+	if want := fmt.Sprintf(`"port":"swp1","packets":%d`, lost); !strings.Contains(log.String(), want) {
+		t.Errorf("said %q, expected %s", log.String(), want)
+	}
+}

@@ -68,10 +68,15 @@ func (s *Switch) fromWire(p *switchPort) {
 	v := new(hwmodel.Vector)
 	var length [hwmodel.VectorSize]int // as received: Run may shorten frames
 	police := newPolicer(&s.rates)
+	losses := losses{log: s.log, port: p}
 	for {
 		n, ok := s.receive(p, p.Wire, "wire", v.Frame[:])
 		if !ok {
+			losses.look(1)
 			return
+		}
+		if n == len(v.Frame) { // as after every loss: the queue was full
+			losses.look(2)
 		}
 		v.N = n
 		for i := range n {
@@ -97,6 +102,28 @@ func (s *Switch) fromWire(p *switchPort) {
 				}
 			}
 		}
+	}
+}
+
+// losses says what the queue in front of a port's wire side lost. That is in no
+// counter: the device has not seen those frames, and knows neither how many each
+// packet was nor how long.
+type losses struct {
+	log  zerolog.Logger
+	port *switchPort
+	said uint64
+}
+
+// look warns of losses that are more than was said, and at least factor times
+// that: under a steady overload now and then is enough.
+func (l *losses) look(factor uint64) {
+	file, ok := l.port.Wire.(*File)
+	if !ok {
+		return
+	}
+	if lost := file.Lost(); lost > l.said && lost >= factor*l.said {
+		l.log.Warn().Str("port", l.port.Name).Uint64("packets", lost).Msg("lost so far before the device: more came than it takes")
+		l.said = lost
 	}
 }
 
