@@ -219,6 +219,11 @@ func TestAttachNetdev(t *testing.T) {
 		if v := wire.ReadSysctl(t, "net/ipv6/conf/eth0/disable_ipv6"); v != "1" {
 			t.Errorf("disable_ipv6 = %s", v)
 		}
+		second := netnstest.New(t)
+		_, err := tryEnds(t, Config{Netns: second.Name(), WireNetns: wire.Name(), Ports: cfg.Ports})
+		if ExitStatus(err) != 2 || !strings.Contains(err.Error(), "attach eth0: a simulation has it") {
+			t.Errorf("attached twice: error %v (exit %d)", err, ExitStatus(err))
+		}
 		dut.IP(t, "link set swp1 up")
 		s.settle(t)
 		wantCarrier(t, dut, "swp1", false)
@@ -229,11 +234,32 @@ func TestAttachNetdev(t *testing.T) {
 		s.settle(t)
 		wantCarrier(t, dut, "swp1", false)
 	})
-	if after := wire.IP(t, "-d link show dev eth0"); !strings.Contains(after, "promiscuity 0") || strings.Contains(after, "NOARP") {
+	if after := wire.IP(t, "-d link show dev eth0"); !strings.Contains(after, "promiscuity 0") || strings.Contains(after, "NOARP") || strings.Contains(after, "altname") {
 		t.Errorf("not restored:\n%s\nbefore:\n%s", after, before)
 	}
 	if v := wire.ReadSysctl(t, "net/ipv6/conf/eth0/disable_ipv6"); v != "0" {
 		t.Errorf("disable_ipv6 = %s afterwards", v)
+	}
+}
+
+// A netdev that its owner renames, or deletes and makes again, while it is a port.
+func TestAttachedNetdevChanges(t *testing.T) {
+	dut, wire := netnstest.New(t), netnstest.New(t)
+	wire.IP(t, "link add eth0 type veth peer name far0")
+	wire.IP(t, "link add eth1 type veth peer name far1")
+	t.Run("up", func(t *testing.T) {
+		s := newEnds(t, Config{Netns: dut.Name(), WireNetns: wire.Name(), Ports: []Port{{Name: "swp1", Netdev: "eth0"}, {Name: "swp2", Netdev: "eth1"}}})
+		wire.IP(t, "link set eth0 name lan")
+		wire.IP(t, "link del eth1")
+		wire.IP(t, "link add eth1 type veth peer name far1")
+		wire.IP(t, "link set eth1 arp off")
+		s.settle(t)
+	})
+	if lan := wire.IP(t, "link show dev lan"); strings.Contains(lan, "NOARP") || strings.Contains(lan, "altname") {
+		t.Errorf("not restored: %s", lan)
+	}
+	if eth1 := wire.IP(t, "link show dev eth1"); !strings.Contains(eth1, "NOARP") {
+		t.Errorf("another netdev was changed: %s", eth1)
 	}
 }
 

@@ -138,14 +138,19 @@ func (l *lobby) makeVeth(a, b string) error {
 	return l.change(unix.RTM_NEWLINK, netlink.Create|netlink.Excl, data)
 }
 
-// addAltname gives a link of the lobby another name.
-func (l *lobby) addAltname(index int32, name string) error {
-	data, err := linkRequest(index, func(ae *netlink.AttributeEncoder) {
+// altnameRequest is a link's message with an alternative name to add or remove.
+func altnameRequest(index int32, name string) ([]byte, error) {
+	return linkRequest(index, func(ae *netlink.AttributeEncoder) {
 		ae.Nested(unix.IFLA_PROP_LIST, func(ae *netlink.AttributeEncoder) error {
 			ae.String(unix.IFLA_ALT_IFNAME, name)
 			return nil
 		})
 	})
+}
+
+// addAltname gives a link of the lobby another name.
+func (l *lobby) addAltname(index int32, name string) error {
+	data, err := altnameRequest(index, name)
 	if err != nil {
 		return err
 	}

@@ -19,6 +19,7 @@ const ethFlagLRO = 1 << 15
 // was before.
 type attached struct {
 	Name  string `json:"name"`
+	Index int    `json:"ifindex"`
 	Netns string `json:"netns,omitempty"`
 	// NoARP, DisableIPv6, GRO and LRO are the former values.
 	NoARP       bool   `json:"noarp"`
@@ -35,6 +36,7 @@ func inspectNetdev(name string) (attached, error) {
 	if err != nil {
 		return a, usage("attach %s: no such netdev in the wire namespace", name)
 	}
+	a.Index = link.Index
 	if link.Flags&net.FlagLoopback != 0 {
 		return a, usage("attach %s: a loopback cannot be a port", name)
 	}
@@ -81,8 +83,61 @@ func (a *attached) silence() error {
 	return a.set(true, "1", false, false)
 }
 
-// restore puts a netdev back as it was. One that is gone is fine. home stands
-// for the namespace without a name.
+// mark is the altname that a netdev has as long as it is some simulation's: the
+// kernel gives it once in a namespace, and it goes with the netdev. It does not
+// begin as a representor's does.
+func (a *attached) mark() string { return fmt.Sprintf("wire-antiphon-%d", a.Index) }
+
+// take marks a netdev of the thread's namespace, unless a simulation has it.
+func (a *attached) take() error {
+	err := a.changeMark(unix.RTM_NEWLINKPROP, netlink.Create|netlink.Excl)
+	if errors.Is(err, unix.EEXIST) {
+		return usage("attach %s: a simulation has it already; end that one with antiphon sim down (if it cannot be found: ip link property del dev %s altname %s)", a.Name, a.Name, a.mark())
+	} else if err != nil {
+		return fmt.Errorf("attach %s: altname %s: %w", a.Name, a.mark(), err)
+	}
+	return nil
+}
+
+func (a *attached) changeMark(kind netlink.HeaderType, flags netlink.HeaderFlags) error {
+	conn, err := netlink.Dial(unix.NETLINK_ROUTE, nil)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	data, err := altnameRequest(int32(a.Index), a.mark())
+	if err != nil {
+		return err
+	}
+	_, err = conn.Execute(netlink.Message{
+		Header: netlink.Header{Type: kind, Flags: netlink.Request | netlink.Acknowledge | flags}, Data: data,
+	})
+	return err
+}
+
+// isMarked reports whether the netdev with the mark is still there.
+func (a *attached) isMarked() (bool, error) {
+	conn, err := netlink.Dial(unix.NETLINK_ROUTE, nil)
+	if err != nil {
+		return false, err
+	}
+	defer conn.Close()
+	data, err := linkRequest(0, func(ae *netlink.AttributeEncoder) { ae.String(unix.IFLA_ALT_IFNAME, a.mark()) })
+	if err != nil {
+		return false, err
+	}
+	_, err = conn.Execute(netlink.Message{
+		Header: netlink.Header{Type: unix.RTM_GETLINK, Flags: netlink.Request}, Data: data,
+	})
+	if errors.Is(err, unix.ENODEV) {
+		return false, nil
+	}
+	return err == nil, err
+}
+
+// restore puts a netdev back as it was, under the name it has now, and takes the
+// mark away. One that is gone, or was never marked, is fine. home stands for the
+// namespace without a name.
 func (a *attached) restore(home *os.File) error {
 	ns := home
 	if a.Netns != "" {
@@ -96,10 +151,22 @@ func (a *attached) restore(home *os.File) error {
 		ns = named
 	}
 	return inNetns(ns, func() error {
-		if _, err := net.InterfaceByName(a.Name); err != nil {
-			return nil
+		marked, err := a.isMarked()
+		if err != nil || !marked {
+			return err
 		}
-		return a.set(a.NoARP, a.DisableIPv6, a.GRO, a.LRO)
+		now := *a
+		if link, err := net.InterfaceByIndex(a.Index); err == nil {
+			now.Name = link.Name
+		}
+		if err := now.set(a.NoARP, a.DisableIPv6, a.GRO, a.LRO); err != nil {
+			return err
+		}
+		// Last: who finds it unmarked finds it restored.
+		if err := a.changeMark(unix.RTM_DELLINKPROP, 0); err != nil {
+			return fmt.Errorf("netdev %s: remove altname %s: %w", now.Name, a.mark(), err)
+		}
+		return nil
 	})
 }
 

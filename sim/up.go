@@ -303,6 +303,10 @@ func (s *simulation) attach(name string, ns *os.File) (*end, error) {
 		if err := s.save(); err != nil {
 			return err
 		}
+		if err := was.take(); err != nil {
+			s.Attached = s.Attached[:len(s.Attached)-1] // not ours to restore
+			return errors.Join(err, s.save())
+		}
 		if err := was.silence(); err != nil {
 			return err
 		}
