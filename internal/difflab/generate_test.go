@@ -178,7 +178,11 @@ func (g *generator) setting() []string {
 		}
 		return lines
 	case 9, 10:
-		return conf("ipv4", 30, "ignore_routes_with_linkdown", g.IntN(2))
+		// Legs without carrier keep the shares of the setting they lost it under
+		// (see docs/limits.md).
+		if !slices.Contains(g.down[:], true) {
+			return conf("ipv4", 30, "ignore_routes_with_linkdown", g.IntN(2))
+		}
 	case 11, 12:
 		return conf("ipv6", 30, "ignore_routes_with_linkdown", g.IntN(2))
 	case 13, 14:

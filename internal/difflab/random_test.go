@@ -13,7 +13,7 @@ import (
 // make a longer one.
 func TestMain(m *testing.M) {
 	flag.Uint64("seed", 0, "seed of the first random configuration, the next ones follow it; 0: a new one")
-	flag.Int("configs", 250, "random configurations")
+	flag.Int("configs", 600, "random configurations")
 	flag.Int("frames", 120, "frames for each random configuration")
 	flag.Parse()
 	m.Run()
