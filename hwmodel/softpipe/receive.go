@@ -30,14 +30,14 @@ func (w *worker) receive() {
 	clear(v.Reason[:n])
 	clear(v.Out[:n])
 	var port hwmodel.PortID
-	slot, station := w.station(port)
+	slot, station, station6 := w.station(port)
 	own, live := &t.ownSet, 0
 	w.live[1].n = 0
 	for k := range n {
 		i := uint8(k)
 		if v.In[i] != port {
 			port = v.In[i]
-			slot, station = w.station(port)
+			slot, station, station6 = w.station(port)
 		}
 		if f := v.Frame[i]; len(f) >= ethLen+ip4Len {
 			h := (*[ethLen + ip4Len]byte)(f)
@@ -52,6 +52,11 @@ func (w *worker) receive() {
 				w.in[i], w.ipLen[i], w.dst4[i] = slot, total, bits.ReverseBytes32(c)
 				w.live[0].at[live&0xff] = i
 				live++
+				continue
+			}
+			if (mac^station6)|(ether^0xdd86) == 0 && w.plain6(i, f) {
+				w.in[i] = slot
+				w.live[1].add(i)
 				continue
 			}
 		}
@@ -69,18 +74,47 @@ func (w *worker) receive() {
 	w.live[0].n = live
 }
 
-// station returns a port's interface and the destination address of the IPv4 packets
-// that it takes in, as in macBits; no address if there is any objection.
-func (w *worker) station(port hwmodel.PortID) (slot uint32, mac uint64) {
+// station returns a port's interface and the destination address, by family, of the
+// packets that it takes in, as in macBits; no address if there is any objection.
+func (w *worker) station(port hwmodel.PortID) (slot uint32, mac4, mac6 uint64) {
+	const none = 1 << 63
 	t := w.t
 	if int(port) < len(t.portIface) {
 		slot = t.portIface[port]
 	}
 	in := &t.iface[slot]
-	if w.tracing || slot == 0 || !t.programmed || in.mac&1 != 0 || in.in[0]|t.trap[0] != hwmodel.ReasonNone {
-		return slot, 1 << 63
+	if w.tracing || slot == 0 || !t.programmed || in.mac&1 != 0 {
+		return slot, none, none
 	}
-	return slot, in.mac
+	mac4, mac6 = in.mac, in.mac
+	if in.in[0]|t.trap[0] != hwmodel.ReasonNone {
+		mac4 = none
+	}
+	if in.in[1]|t.trap[1] != hwmodel.ReasonNone {
+		mac6 = none
+	}
+	return slot, mac4, mac6
+}
+
+// plain6 reports whether a frame holds an IPv6 packet that header6 certainly has no
+// objection to, and notes what it would.
+func (w *worker) plain6(i uint8, f []byte) bool {
+	if len(f) < ethLen+ip6Len {
+		return false
+	}
+	h := (*[ip6Len]byte)(f[ethLen:])
+	a := binary.LittleEndian.Uint64(h[:])
+	payload := uint32(bits.ReverseBytes16(uint16(a >> 32)))
+	// Special addresses begin with 0, 0xfe or 0xff; whatever else does is left to
+	// header6.
+	const first = 0xfd
+	if uint8(a)>>4 != 6 || payload-1 >= uint32(len(f)-ethLen-ip6Len) || uint8(a>>48) == hopOpts || a>>56 <= 1 ||
+		h[8]-1 >= first || h[24]-1 >= first {
+		return false
+	}
+	w.ipLen[i] = ip6Len + payload
+	w.dst6[i] = addr{binary.BigEndian.Uint64(h[24:]), binary.BigEndian.Uint64(h[32:])}
+	return true
 }
 
 // ordinary reports that no address with this first byte is special4.
@@ -102,7 +136,7 @@ func (w *worker) examine(i uint8) (family int, s stage, r hwmodel.Reason) {
 	default:
 		return 0, stageParse, hwmodel.ReasonNotIP
 	}
-	slot, _ := w.station(w.v.In[i])
+	slot, _, _ := w.station(w.v.In[i])
 	w.in[i], w.trail.in = slot, slot
 	in := &t.iface[slot]
 	dst := binary.LittleEndian.Uint64(f) & mac48
