@@ -49,6 +49,25 @@ func forward(packets int) func(context.Context) (*pair, error) {
 	}
 }
 
+// forward6 compares softpipe's IPv6 with its IPv4 over as many packets and routes.
+func forward6(packets int) func(context.Context) (*pair, error) {
+	return func(context.Context) (*pair, error) {
+		four, err := pipebench.NewForward(pipebench.FullTable, packets)
+		if err != nil {
+			return nil, err
+		}
+		six, err := pipebench.NewForward6(pipebench.FullTable, packets)
+		if err != nil {
+			return nil, err
+		}
+		return &pair{
+			reference: passes(four.Run).rate(packets),
+			product:   passes(six.Run).rate(packets),
+			note:      fmt.Sprintf("%d packets of 64 B, one flow each; %d routes of each family; counters on", packets, pipebench.FullTable),
+		}, nil
+	}
+}
+
 // parse compares softpipe's parser with gopacket's.
 func parse(context.Context) (*pair, error) {
 	p, err := pipebench.NewParse(pipebench.HotPackets)
