@@ -34,7 +34,10 @@ func Start(ctx context.Context, state, name string) error {
 	}
 	if p != nil {
 		defer p.close()
-		return usage("start %s: it is running (process %d)", name, p.pid)
+		return usage("start %s: it is already running (process %d)", name, p.pid)
+	}
+	if probe(ctx, state, name) == nil {
+		return usage("start %s: it is already running: its socket answers, by a process that is none of ours", name)
 	}
 	ns, err := r.home()
 	if err != nil {
@@ -60,15 +63,11 @@ func Kill(state, name string) error {
 	if _, err := running(state, name); err != nil {
 		return err
 	}
-	p, err := findDaemon(state, name)
-	if err != nil {
-		return err
-	}
-	if p == nil {
+	killed, err := endDaemon(state, name, (*process).kill)
+	if killed == 0 && err == nil {
 		return usage("kill %s: it is not running", name)
 	}
-	defer p.close()
-	return p.kill(name)
+	return err
 }
 
 // running loads the record of a simulation that is up.

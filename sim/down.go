@@ -66,15 +66,8 @@ func (r *Record) endSim(state string) (gone bool, err error) {
 func (r *Record) stopDaemons() error {
 	var errs []error
 	for _, name := range slices.Backward(daemons) {
-		p, err := findDaemon(r.State, name)
-		if err != nil {
-			errs = append(errs, err)
-		}
-		if p == nil {
-			continue
-		}
-		errs = append(errs, p.stop(name))
-		p.close()
+		_, err := endDaemon(r.State, name, (*process).stop)
+		errs = append(errs, err)
 	}
 	return errors.Join(errs...)
 }

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -112,19 +113,48 @@ type process struct {
 	pidfd int
 }
 
-// findProcess opens the process of a PID file, if it runs and its command line
-// has all the words (so that a PID that was given out again is left alone). It
-// returns nil if there is none.
-func findProcess(pidFile string, words ...string) (*process, error) {
-	data, err := os.ReadFile(pidFile)
+// pidOfFile returns the process id in a PID file, 0 if there is no file.
+func pidOfFile(path string) (int, error) {
+	data, err := os.ReadFile(path)
 	if errors.Is(err, os.ErrNotExist) {
-		return nil, nil
+		return 0, nil
 	} else if err != nil {
-		return nil, err
+		return 0, err
 	}
 	pid, err := strconv.Atoi(strings.TrimSpace(string(data)))
 	if err != nil || pid <= 0 {
-		return nil, fmt.Errorf("%s: %q is no process id", pidFile, strings.TrimSpace(string(data)))
+		return 0, fmt.Errorf("%s: %q is no process id", path, strings.TrimSpace(string(data)))
+	}
+	return pid, nil
+}
+
+// pidOfSocket returns the process that listens at a unix socket, 0 if none does.
+func pidOfSocket(path string) (int, error) {
+	conn, err := net.DialUnix("unix", nil, &net.UnixAddr{Name: path, Net: "unix"})
+	if err != nil {
+		return 0, nil
+	}
+	defer conn.Close()
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		return 0, err
+	}
+	var peer *unix.Ucred
+	var peerErr error
+	err = raw.Control(func(fd uintptr) {
+		peer, peerErr = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED)
+	})
+	if err := errors.Join(err, peerErr); err != nil {
+		return 0, fmt.Errorf("ask who listens at %s: %w", path, err)
+	}
+	return int(peer.Pid), nil
+}
+
+// openProcess opens a process, if it runs and its command line has all the words
+// (so that a PID that was given out again is left alone). It returns nil if not.
+func openProcess(pid int, words ...string) (*process, error) {
+	if pid == 0 {
+		return nil, nil
 	}
 	fd, err := unix.PidfdOpen(pid, 0)
 	if errors.Is(err, unix.ESRCH) {
@@ -192,9 +222,38 @@ func (p *process) kill(name string) error {
 	return nil
 }
 
-// findDaemon returns a daemon's process, nil if it is not running.
+// findDaemon returns a daemon's process, nil if it is not running: the one that
+// was started here, or else the one that answers at its socket, whoever started
+// it.
 func findDaemon(state, name string) (*process, error) {
-	return findProcess(filepath.Join(state, name+".pid"), programs[name], state)
+	pid, err := pidOfFile(filepath.Join(state, name+".pid"))
+	if err != nil {
+		return nil, err
+	}
+	if p, err := openProcess(pid, programs[name], state); p != nil || err != nil {
+		return p, err
+	}
+	if pid, err = pidOfSocket(filepath.Join(state, name+".sock")); err != nil {
+		return nil, err
+	}
+	return openProcess(pid, programs[name], state)
+}
+
+// endDaemon ends a daemon by a way to end a process, and again as long as there is
+// another: somebody may have started one by hand. It returns how many it ended.
+func endDaemon(state, name string, end func(*process, string) error) (ended int, err error) {
+	for {
+		p, err := findDaemon(state, name)
+		if p == nil || err != nil {
+			return ended, err
+		}
+		err = end(p, name)
+		p.close()
+		if err != nil {
+			return ended, err
+		}
+		ended++
+	}
 }
 
 // launch starts a daemon's command line as a process that outlives this one, in

@@ -161,8 +161,14 @@ func (r *rig) kill9(name string) {
 	if err := unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0); err != nil {
 		r.t.Fatal(err)
 	}
-	if _, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, -1); err != nil {
-		r.t.Fatal(err)
+	r.awaitEnd(fd)
+}
+
+func (r *rig) awaitEnd(pidfd int) {
+	r.t.Helper()
+	n, err := unix.Poll([]unix.PollFd{{Fd: int32(pidfd), Events: unix.POLLIN}}, 10_000)
+	if err != nil || n == 0 {
+		r.t.Fatalf("the process did not end: %v", err)
 	}
 }
 
@@ -326,6 +332,22 @@ func TestDownAfterKill(t *testing.T) {
 	}
 }
 
+// Without the process that holds the TAPs there are no ports, and so no device.
+func TestPortsEndWithTheSimulation(t *testing.T) {
+	r := newRig(t)
+	r.up()
+	device, err := unix.PidfdOpen(r.pid("device"), 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(device)
+	r.kill9("sim")
+	r.awaitEnd(device)
+	if out := r.ip(r.dut, "link") + r.ip(r.wire, "link"); strings.Contains(out, "swp1") || strings.Contains(out, "w1") {
+		t.Errorf("ports without anybody who holds them:\n%s", out)
+	}
+}
+
 func TestStartKill(t *testing.T) {
 	r := newRig(t)
 	r.wantExit(3, "no simulation", "kill", "device")
@@ -335,7 +357,7 @@ func TestStartKill(t *testing.T) {
 	r.ip(r.dut, "link set swp1 up")
 	r.barrier()
 	for _, name := range []string{"device", "agent", "shim"} {
-		r.wantExit(2, "is running", "start", name)
+		r.wantExit(2, "already running", "start", name)
 		r.must("kill", name)
 		r.wantExit(2, "not running", "kill", name)
 		if out := r.ip(r.dut, "link show dev swp1"); strings.Contains(out, "NO-CARRIER") {
@@ -359,6 +381,68 @@ func TestStartKill(t *testing.T) {
 		a.Close()
 		t.Error("two devices at once")
 	}
+}
+
+// byHand starts a daemon by the command line that is left for people, and returns
+// when it answers; ended closes when it is gone.
+func (r *rig) byHand(name string) (ended <-chan struct{}) {
+	r.t.Helper()
+	line, err := os.ReadFile(filepath.Join(r.state, name+".cmd"))
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	cmd := exec.Command("/bin/sh", "-c", "exec "+string(line))
+	if err := cmd.Start(); err != nil {
+		r.t.Fatal(err)
+	}
+	done := make(chan struct{})
+	go func() {
+		cmd.Wait()
+		close(done)
+	}()
+	tick := time.NewTicker(10 * time.Millisecond) // nothing tells of a listener
+	defer tick.Stop()
+	for {
+		conn, err := net.Dial("unix", filepath.Join(r.state, name+".sock"))
+		if err == nil {
+			conn.Close()
+			return done
+		}
+		select {
+		case <-done:
+			r.t.Fatalf("%s by hand ended", name)
+		case <-tick.C:
+		}
+	}
+}
+
+func TestDaemonsByHand(t *testing.T) {
+	r := newRig(t)
+	r.up()
+	for _, name := range []string{"device", "agent", "shim"} {
+		r.must("kill", name)
+		r.byHand(name)
+		r.wantExit(2, "already running", "start", name)
+		r.must("kill", name)
+		r.wantExit(2, "not running", "kill", name)
+		r.byHand(name)
+	}
+	r.barrier()
+	r.must("down")
+	r.nothingLeft()
+
+	// The same when nobody is left but those.
+	r.up()
+	for _, name := range []string{"device", "agent", "shim"} {
+		r.must("kill", name)
+	}
+	device := r.byHand("device")
+	r.byHand("agent")
+	r.byHand("shim")
+	r.kill9("sim")
+	<-device // ends by itself, with its ports
+	r.must("down")
+	r.nothingLeft()
 }
 
 func TestBadInputFindsNothing(t *testing.T) {
