@@ -151,6 +151,18 @@ func (b *bucket) find(half uint64) uint32 {
 	return e
 }
 
+// put adds an item; there is room.
+func (b *bucket) put(it item) {
+	j := 0
+	for ; j+1 < len(b) && b[j+1].shift >= it.shift; j++ {
+		b[j] = b[j+1]
+	}
+	b[j] = it
+}
+
+// take takes item j out. The first is what shows elsewhere, and stays so.
+func (b *bucket) take(j int) { copy(b[1:j+1], b[:j]) }
+
 // step returns the depth at which it goes on behind a bucket at depth.
 func (b *bucket) step(half uint64, depth uint8) uint8 {
 	j := len(b) - 1
@@ -400,14 +412,12 @@ func (t *lpm6) set(p prefix6) {
 		if t.within(b, &it, 0) {
 			return // a node begins there and shows it
 		}
-		if b[0].shift == anything && b[1].shift == anything { // there is room
-			j := 0
-			for ; j+1 < len(b) && b[j+1].shift >= it.shift; j++ {
-				b[j] = b[j+1]
-			}
-			b[j] = it
+		if b[1].shift == anything { // there is room
+			b.put(it)
 			return
 		}
+	} else if isBucket(node) && t.begin(nodeOf(node), p.addr, p.bits, e) {
+		return
 	}
 	t.rebuild(at, p.addr)
 }
@@ -438,16 +448,27 @@ func (t *lpm6) unset(a addr, n uint8) {
 		for b[j].key != it.key || b[j].shift != it.shift {
 			j-- // to its end if it is not there, which cannot be
 		}
-		copy(b[1:j+1], b[:j]) // b[0] is what shows elsewhere, and stays so
+		b.take(j)
 		if b[len(b)-1].shift != anything {
 			break
 		}
-		if at.in == inItem {
-			t.rebuild(way.place[way.n-2], a)
+		t.freeBucket = append(t.freeBucket, nodeOf(node))
+		if at.in != inItem {
+			*t.at(at) = b[0].value
 			break
 		}
-		*t.at(at) = b[0].value
-		t.freeBucket = append(t.freeBucket, nodeOf(node))
+		// It was behind a /64, which stays as a prefix or not at all.
+		if leafBits6(b[0].value) == 64 {
+			*t.at(at) = b[0].value
+			break
+		}
+		way.n--
+		outer := &t.buckets[at.i/4]
+		outer.take(int(at.i % 4))
+		if outer[len(outer)-1].shift == anything {
+			*t.at(way.last()) = outer[0].value
+			t.freeBucket = append(t.freeBucket, at.i/4)
+		}
 	}
 	// The uppermost block with few prefixes left goes.
 	for k, at := range way.place[:way.n] {
@@ -458,10 +479,32 @@ func (t *lpm6) unset(a addr, n uint8) {
 			t.rebuild(at, a)
 			return
 		}
-		if k+1 < way.n && *t.at(at)&nodeBit == 0 {
-			return
+	}
+}
+
+// begin shows a prefix longer than /64 in a bucket where no node shows those of its
+// /64 yet, if there is room.
+func (t *lpm6) begin(number uint32, a addr, n uint8, e uint32) bool {
+	b := &t.buckets[number]
+	is64 := -1 // the item of the /64 itself, if that is a prefix
+	for j := range b {
+		if b[j].shift == 0 && b[j].key == a.hi {
+			is64 = j
 		}
 	}
+	if is64 < 0 && b[1].shift != anything {
+		return false
+	}
+	var under bucket
+	under.clear(b.find(a.hi))
+	under.put(newItem(a, n, 64, e))
+	value := t.newBucket(&under) // may move buckets
+	if b = &t.buckets[number]; is64 >= 0 {
+		b[is64].value = value
+	} else {
+		b.put(newItem(a, 64, 0, value))
+	}
+	return true
 }
 
 // top paints a prefix that short or the root shows.
@@ -620,12 +663,7 @@ func (t *lpm6) fit(some []prefix6, depth uint8, cover uint32) (e uint32, fits bo
 			}
 			value, bits = t.build(long, 64, under), 64
 		}
-		it := newItem(p.addr, bits, depth, value)
-		j := 0
-		for ; j+1 < len(b) && b[j+1].shift >= it.shift; j++ {
-			b[j] = b[j+1]
-		}
-		b[j] = it
+		b.put(newItem(p.addr, bits, depth, value))
 	}
 	return t.newBucket(&b), true
 }
