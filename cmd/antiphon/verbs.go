@@ -155,10 +155,22 @@ func (p *program) verifyCommand() *cobra.Command {
 }
 
 func (p *program) traceCommand() *cobra.Command {
-	return &cobra.Command{
-		Use:   "trace in PORT ip|ip6 src ADDRESS dst ADDRESS [proto tcp] [sport N] [dport N] [ttl N] [len N] [tos N] [smac MAC] [dmac MAC]",
-		Short: "Run one packet through the device's tables, without sending it",
+	var from captureArgs
+	cmd := &cobra.Command{
+		Use:   "trace in PORT ip|ip6 src ADDRESS dst ADDRESS [proto tcp] [sport N] [dport N] [ttl N] [len N] [tos N] [smac MAC] [dmac MAC] | -r FILE",
+		Short: "Run packets through the device's tables, without sending them",
+		Long: `Runs a packet through the tables, stage by stage: the entry that each matched, the
+kernel's object that this comes from, and the verdict. The packet is one that the
+words describe, or each one of a capture (pcap or pcapng; the names of a pcapng
+file's interfaces are the ports where its packets came in). Captures with -j give
+one JSON document per packet. Exit status 1: a packet is dropped.`,
 		RunE: func(c *cobra.Command, words []string) error {
+			if err := from.check(words); err != nil {
+				return fmt.Errorf("trace: %w", err)
+			}
+			if from.file != "" {
+				return p.traceCapture(c.Context(), &from)
+			}
 			args, err := parseTrace(words)
 			if err != nil {
 				return fmt.Errorf("trace: %w", err)
@@ -167,4 +179,9 @@ func (p *program) traceCommand() *cobra.Command {
 			return p.tell(body, err, traceText)
 		},
 	}
+	f := cmd.Flags()
+	f.StringVarP(&from.file, "read", "r", "", "trace the packets of a capture")
+	f.StringVar(&from.port, "in-port", "", "where the capture's packets came in, whatever the file says")
+	f.IntVarP(&from.count, "count", "n", 0, "how many packets of the capture (default all)")
+	return cmd
 }
