@@ -80,12 +80,32 @@ func (r *Resolver) Fate(k netstate.Key) (fate Fate, ok bool) {
 func (r *Resolver) familyTrap(af uint8) (Fate, bool) {
 	why := r.globalTrap(af)
 	if why == hwmodel.ReasonNone {
-		return Fate{}, false
+		if why = r.closed(af); why == hwmodel.ReasonNone {
+			return Fate{}, false
+		}
+		return trapped(why, "no port lets packets of the family in"), true
 	}
 	if p := r.settings.global(af); p != nil && why != hwmodel.ReasonResync {
 		return trapped(why, p.Detail), true
 	}
 	return trapped(why, "the mirror is not caught up with the kernel"), true
+}
+
+// closed is why no port lets packets of a family in, ReasonNone if one does or
+// there is no port at all.
+func (r *Resolver) closed(af uint8) hwmodel.Reason {
+	var why hwmodel.Reason
+	for _, h := range r.tInterface.installed {
+		in := h.In4
+		if af == afInet6 {
+			in = h.In6
+		}
+		if in == hwmodel.ReasonNone {
+			return hwmodel.ReasonNone
+		}
+		why = first(why, in)
+	}
+	return why
 }
 
 func (r *Resolver) linkFate(l *link) Fate {
@@ -103,9 +123,9 @@ func (r *Resolver) linkFate(l *link) Fate {
 	if !ok {
 		return trapped(hwmodel.ReasonNotAPort, "no Ethernet address")
 	}
-	f4, all4 := r.familyTrap(afInet)
-	if _, all6 := r.familyTrap(afInet6); all4 && all6 {
-		return f4
+	if r.globalTrap(afInet) != hwmodel.ReasonNone && r.globalTrap(afInet6) != hwmodel.ReasonNone {
+		f, _ := r.familyTrap(afInet)
+		return f
 	}
 	if h.In4 != hwmodel.ReasonNone && h.In6 != hwmodel.ReasonNone {
 		return trapped(h.In4, r.linkDetail(l, h.In4))

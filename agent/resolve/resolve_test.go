@@ -546,3 +546,16 @@ func sortKey(x any) string {
 	}
 	return fmt.Sprint(x)
 }
+
+// With forwarding off on every port no route is in use, whatever the device holds.
+func TestNothingGetsIn(t *testing.T) {
+	w := newWorld(t, "swp1", "swp2")
+	w.neighbor(2, "192.0.2.9", nudReachable)
+	k := w.route(routeSpec{dst: "10.1.0.0/16", legs: []legSpec{{dev: 2, gw: "192.0.2.9"}}})
+	w.set["net.ipv4.conf.swp1.forwarding"] = "0"
+	w.settings()
+	w.fate(k, Offloaded, 0)
+	w.set["net.ipv4.conf.swp2.forwarding"] = "0"
+	w.settings()
+	w.fate(k, Trapped, hwmodel.ReasonForwardingOff)
+}
