@@ -16,10 +16,6 @@ import (
 	"antiphon/transport"
 )
 
-// portAltName is how a representor's alternative name begins; the rest is the
-// name of the device port.
-const portAltName = "antiphon-"
-
 // View is a look into the agent's state. It is valid only within the function
 // that Agent.View calls; rows and settings are values and may be kept.
 type View struct{ c *core }
@@ -179,13 +175,7 @@ func decodeLinkName(row *netstate.Row) (linkName, error) {
 	if err := d.Decode(row.Group[0]); err != nil {
 		return linkName{}, err
 	}
-	l := linkName{name: d.Name}
-	for _, alt := range d.AltNames {
-		if port, ok := strings.CutPrefix(alt, portAltName); ok {
-			l.port = port
-		}
-	}
-	return l, nil
+	return linkName{name: d.Name, port: d.Port()}, nil
 }
 
 // stale says whether a packet to a neighbour would make the kernel ask whether it

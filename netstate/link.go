@@ -2,6 +2,7 @@ package netstate
 
 import (
 	"encoding/binary"
+	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -49,6 +50,21 @@ type Link struct {
 	// VLANID and VLANProtocol of a VLAN link; VRFTable of a VRF.
 	VLANID, VLANProtocol uint16
 	VRFTable             uint32
+}
+
+// PortAltName begins the alternative name that makes a netdev the representor of
+// a device port: "antiphon-swp1" is that of port swp1, whatever its name becomes.
+const PortAltName = "antiphon-"
+
+// Port is the device port that the link is the representor of, "" if none.
+func (d *Link) Port() string {
+	port := ""
+	for _, a := range d.AltNames {
+		if p, ok := strings.CutPrefix(a, PortAltName); ok {
+			port = p
+		}
+	}
+	return port
 }
 
 // Decode reads an RTM_NEWLINK or RTM_DELLINK message. Attributes it does not

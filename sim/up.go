@@ -15,16 +15,13 @@ import (
 
 	"antiphon/hwmodel"
 	"antiphon/hwmodel/port"
+	"antiphon/netstate"
 	"antiphon/transport"
 )
 
 // readyTime is how long the daemons may take to find each other and program
 // the first snapshot.
 const readyTime = 60 * time.Second
-
-// altnamePrefix marks the representors: a port map finds them by it, whatever
-// their names become.
-const altnamePrefix = "antiphon-"
 
 // Up makes a simulation and holds it until ctx ends; then everything is taken
 // away again. ready is called once, when the first snapshot is programmed. On
@@ -216,7 +213,7 @@ func (s *simulation) makeEnds() (err error) {
 		plug := &s.ends.plugs[i]
 		plug.id, plug.name = hwmodel.PortID(i+1), p.Name
 		byName[p.Name] = plug
-		if plug.host, err = s.makeTAP(p.Name, dut, altnamePrefix+p.Name); err != nil {
+		if plug.host, err = s.makeTAP(p.Name, dut, netstate.PortAltName+p.Name); err != nil {
 			return err
 		}
 		switch {

@@ -38,7 +38,7 @@ func Link(index uint32, name string) []byte {
 		ae.Uint8(unix.IFLA_OPERSTATE, 6)
 		ae.Bytes(unix.IFLA_ADDRESS, []byte{2, 0, 0, 0, 0, byte(index)})
 		ae.Nested(unix.IFLA_PROP_LIST, func(n *netlink.AttributeEncoder) error {
-			n.String(unix.IFLA_ALT_IFNAME, "antiphon-"+name)
+			n.String(unix.IFLA_ALT_IFNAME, netstate.PortAltName+name)
 			return nil
 		})
 	})

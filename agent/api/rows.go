@@ -79,15 +79,12 @@ func (n *names) find(name string) (*netstate.Link, bool) {
 		case l == nil:
 		case l.Name == name:
 			return l, true
-		case slices.Contains(l.AltNames, name), slices.Contains(l.AltNames, portAltName+name):
+		case slices.Contains(l.AltNames, name), slices.Contains(l.AltNames, netstate.PortAltName+name):
 			alt = l
 		}
 	}
 	return alt, alt != nil
 }
-
-// portAltName is how a representor's alternative name begins.
-const portAltName = "antiphon-"
 
 func (n *names) context() ipjson.Context {
 	return ipjson.Context{Link: n.link, IgnoreLinkdown: n.dead}

@@ -4,15 +4,10 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
-	"strings"
 
 	"antiphon/hwmodel"
 	"antiphon/netstate"
 )
-
-// portAltName is the prefix of the alternative name that ties a netdev to a
-// device port: "antiphon-swp1" is the representor of port swp1.
-const portAltName = "antiphon-"
 
 // Interface flags, include/uapi/linux/if.h.
 const (
@@ -104,6 +99,7 @@ func decodeLink(row *netstate.Row) (*link, error) {
 	l := &link{
 		index:   row.Key.ID,
 		name:    d.Name,
+		port:    d.Port(),
 		up:      d.Flags&iffUp != 0,
 		lower:   d.Flags&iffLowerUp != 0,
 		ether:   d.Type == arphrdEther,
@@ -122,9 +118,6 @@ func decodeLink(row *netstate.Row) (*link, error) {
 	l.mac, l.hasMAC = d.Addr.MAC()
 	for _, a := range d.AltNames {
 		l.alts += " " + a
-		if p, ok := strings.CutPrefix(a, portAltName); ok {
-			l.port = p
-		}
 	}
 	return l, nil
 }

@@ -113,7 +113,7 @@ func (w *world) link(index uint32, name string, flags uint32, more func(*netlink
 		ae.Uint32(4, 1500)                                      // IFLA_MTU
 		ae.Bytes(1, []byte{2, 0, 0, 0, 0, byte(index)})         // IFLA_ADDRESS
 		ae.Nested(52, func(n *netlink.AttributeEncoder) error { // IFLA_PROP_LIST
-			n.String(53, portAltName+name) // IFLA_ALT_IFNAME
+			n.String(53, netstate.PortAltName+name) // IFLA_ALT_IFNAME
 			return nil
 		})
 		if more != nil {

@@ -10,10 +10,9 @@ import (
 
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
-)
 
-// portPrefix begins the altname of every netdev that is a device's port.
-const portPrefix = "antiphon-"
+	"antiphon/netstate"
+)
 
 // Link is one network device.
 type Link struct {
@@ -107,7 +106,7 @@ func parse(b []byte) (Link, error) {
 		case unix.IFLA_PROP_LIST:
 			d.Nested(func(n *netlink.AttributeDecoder) error {
 				for n.Next() {
-					if n.Type() == unix.IFLA_ALT_IFNAME && strings.HasPrefix(n.String(), portPrefix) {
+					if n.Type() == unix.IFLA_ALT_IFNAME && strings.HasPrefix(n.String(), netstate.PortAltName) {
 						l.Port = true
 					}
 				}
